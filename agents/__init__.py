@@ -1,0 +1,1 @@
+"""Streams: dispatcher, handler agents, settlement, sweeper, aggregator."""

@@ -1,0 +1,1 @@
+"""The `boost` command line: one file per command group."""

@@ -1,0 +1,1 @@
+"""PostgreSQL and Redis: pools, one repository per table family, migrations."""

@@ -1,0 +1,1 @@
+"""Live views kept in Faust tables: approximate, recent, fast."""

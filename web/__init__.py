@@ -1,0 +1,1 @@
+"""HTTP: views, authentication, body formats, intake and queries."""

@@ -1,0 +1,1 @@
+"""Request bodies of each SDK, turned into validated events."""
