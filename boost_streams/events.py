@@ -1,0 +1,59 @@
+"""An event as handlers see it: its ids and times, and the payload as a mapping."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from boost_streams.records import EventRecord
+
+_payload_decoder: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event. `payload`'s decimals are `Decimal`, so that no money is rounded; times are UTC."""
+
+    id: UUID
+    project_id: UUID
+    event_type: str
+    occurred_at: dt.datetime
+    received_at: dt.datetime
+    payload: Mapping[str, Any]
+    user_id: str | None = None
+    anonymous_id: str | None = None
+    session_id: str | None = None
+    message_id: str | None = None
+    attempt: int = 0
+
+    @property
+    def actor(self) -> str:
+        """Who did it: the user, else the anonymous visitor, else the session, else the event itself."""
+        return self.user_id or self.anonymous_id or self.session_id or str(self.id)
+
+    @classmethod
+    def of_record(cls, record: EventRecord) -> Event:
+        """Read the payload of a record.
+
+        Raises:
+            msgspec.DecodeError: The payload is not a JSON object.
+        """
+        return cls(
+            id=record.id,
+            project_id=record.project_id,
+            event_type=record.event_type,
+            occurred_at=record.occurred_at,
+            received_at=record.received_at,
+            payload=_payload_decoder.decode(record.payload),
+            user_id=record.user_id,
+            anonymous_id=record.anonymous_id,
+            session_id=record.session_id,
+            message_id=record.message_id,
+            attempt=record.attempt,
+        )

@@ -1,0 +1,144 @@
+"""The typed records that travel on topics, as CONTRACTS fixes them, and their codec.
+
+Records are JSON on the wire, so that any console consumer can read them, and `msgspec` structs in memory:
+slotted, checked while decoding, and able to carry a payload's bytes through untouched (`msgspec.Raw`).
+docs/adr/0003 has the figures.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import msgspec
+
+#: The version that this release writes; it reads every version up to this one.
+SCHEMA_VERSION = 1
+
+
+class EventRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One event as it travels. `payload` holds the JSON object's bytes; times are UTC."""
+
+    id: UUID
+    project_id: UUID
+    event_type: str
+    occurred_at: dt.datetime
+    received_at: dt.datetime
+    payload: msgspec.Raw
+    user_id: str | None = None
+    anonymous_id: str | None = None
+    session_id: str | None = None
+    message_id: str | None = None
+    attempt: int = 0
+
+    @property
+    def actor(self) -> str:
+        """Who did it: the user, else the anonymous visitor, else the session, else the event itself."""
+        return self.user_id or self.anonymous_id or self.session_id or str(self.id)
+
+
+class RawEventBatch(msgspec.Struct, frozen=True):
+    """What was committed together: one message on `raw-events`.
+
+    `published_at` is the database's time of the claim that led to this publish; consumers' progress is
+    measured against it. `batch_id` names the `event_batches` row that owns the events of attempt 0.
+    """
+
+    batch_id: UUID
+    committed_at: dt.datetime
+    published_at: dt.datetime
+    events: list[EventRecord]
+    schema_version: int = SCHEMA_VERSION
+
+
+class HandlerBatch(msgspec.Struct, frozen=True):
+    """The events of one batch that one handler family takes: one message on that family's topic."""
+
+    batch_id: UUID
+    committed_at: dt.datetime
+    published_at: dt.datetime
+    handler: str
+    events: list[EventRecord]
+    schema_version: int = SCHEMA_VERSION
+
+
+class SettledCount(msgspec.Struct, frozen=True):
+    """How many events of a type that occurred in one minute (UTC) settled, by status."""
+
+    event_type: str
+    minute: dt.datetime
+    processed: int = 0
+    failed: int = 0
+
+
+class SettledDeltas(msgspec.Struct, frozen=True):
+    """What one settlement moved for one project: a message on `events.settled`, keyed by project."""
+
+    project_id: UUID
+    settled_at: dt.datetime
+    counts: list[SettledCount]
+    schema_version: int = SCHEMA_VERSION
+
+
+class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something that will not be tried again: a failed event, or a message that could not be read."""
+
+    reason: str
+    error: str
+    topic: str
+    partition: int
+    offset: int
+    at: dt.datetime
+    project_id: UUID | None = None
+    event_id: UUID | None = None
+    event_type: str | None = None
+    handler: str | None = None
+    attempt: int | None = None
+    message_base64: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A message that could not be decoded, with where it stood. It takes the record's place in a stream."""
+
+    topic: str
+    partition: int
+    offset: int
+    error: str
+    raw: bytes
+
+
+RecordT = TypeVar("RecordT", bound=msgspec.Struct)
+
+
+class UnknownSchemaVersion(ValueError):
+    """A record was written by a newer release than this one."""
+
+
+class RecordCodec(Generic[RecordT]):
+    """Encodes and decodes one type of record. Reused: building an encoder costs more than encoding."""
+
+    def __init__(self, record_type: type[RecordT]) -> None:
+        self.record_type = record_type
+        self._encoder = msgspec.json.Encoder()
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(record_type)
+
+    def encode(self, record: RecordT) -> bytes:
+        """Write a record as JSON bytes."""
+        return self._encoder.encode(record)
+
+    def decode(self, data: bytes) -> RecordT:
+        """Read a record from JSON bytes.
+
+        Raises:
+            msgspec.DecodeError: not JSON, or not of this record's shape.
+            UnknownSchemaVersion: written by a newer release.
+        """
+        record: RecordT = self._decoder.decode(data)
+        version = getattr(record, "schema_version", SCHEMA_VERSION)
+        if version > SCHEMA_VERSION:
+            raise UnknownSchemaVersion(f"schema_version {version} is newer than {SCHEMA_VERSION}")
+        return record
