@@ -41,8 +41,8 @@ class EmbeddedBroker:
             from confluent_kafka import KafkaException, Producer
         except ImportError as error:
             raise EmbeddedServerError(
-                "the embedded broker needs confluent-kafka: pip install 'boost-streams[embedded]', use --kafka, "
-                "or set KAFKA_BROKER to a broker of your own"
+                "the embedded broker needs confluent-kafka: pip install 'boost-streams[embedded]', "
+                "use --kafka, or set KAFKA_BROKER to a broker of your own"
             ) from error
         self._producer = Producer({"test.mock.num.brokers": 1, "log_level": _LOG_ERRORS_ONLY})
         try:

@@ -45,8 +45,8 @@ class EmbeddedPostgres:
     """One PostgreSQL server of our own in ``data_dir``, on 127.0.0.1.
 
     ``data_dir`` holds the cluster (``data``), its port, its log, and, when root runs this from a place that
-    the server's user cannot read, a copy of the programs. ``extra_settings`` are given as ``-c name=value``; a
-    throwaway server for tests passes ``{"fsync": "off"}``.
+    the server's user cannot read, a copy of the programs. ``extra_settings`` are given as ``-c name=value``;
+    a throwaway server for tests passes ``{"fsync": "off"}``.
     """
 
     name = "postgres"

@@ -51,7 +51,7 @@ def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def remembered_port(file: Path, name: str = "port") -> int:
-    """Return the port kept in ``file`` (lines of ``name=port``); a new one, kept, when it is taken or not there.
+    """Return the port kept in ``file`` (lines of ``name=port``), or keep a new one if it is taken or missing.
 
     A server that keeps its port lets clients of yesterday, and workers that outlive it, find it again.
     """
