@@ -1,0 +1,98 @@
+"""Structured logs: every line has an `action` and the ids it speaks of; no key, no payload.
+
+JSON in production, readable on a terminal elsewhere. The fields, declared once:
+
+    action       what happened, such as `intake_commit` or `sweep_publish`
+    event_id batch_id project_id worker_id request_id   which one
+    topic partition offset handler                      where on the stream
+    count seconds                                       how many, how long
+    error                                               what went wrong, in words
+
+Faust's own lines pass through the same formatter with `action="faust"`.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+from typing import Any
+
+import structlog
+
+from boost_streams.settings import Settings
+
+#: Field names that must never reach a log, whoever passes them.
+_SECRET = frozenset({"key", "api_key", "apikey", "x-api-key", "authorization", "password", "payload", "database_url"})
+
+
+def _drop_secrets(_: Any, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    for name in [name for name in line if name.lower() in _SECRET]:
+        line[name] = "***"
+    return line
+
+
+def _name_foreign_lines(_: Any, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    line.setdefault("action", "faust")
+    return line
+
+
+_SHARED: list[structlog.typing.Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    _drop_secrets,
+]
+
+
+def get_logger(name: str) -> Any:
+    """Return the logger of a module. Pass fields by keyword: `log.info("…", action="…", batch_id=…)`."""
+    return structlog.stdlib.get_logger(name)
+
+
+def logging_config(settings: Settings) -> dict[str, Any]:
+    """Build the dictConfig that the worker (and so Faust) runs with."""
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer() if settings.logs_as_json else structlog.dev.ConsoleRenderer()
+    )
+    processors: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    if settings.logs_as_json:
+        processors.append(structlog.processors.format_exc_info)
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "boost": {
+                "()": structlog.stdlib.ProcessorFormatter,
+                "foreign_pre_chain": [*_SHARED, _name_foreign_lines],
+                "processors": [*processors, renderer],
+            }
+        },
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "boost"}},
+        "root": {"level": settings.log_level.upper(), "handlers": ["stderr"]},
+        "loggers": {
+            "aiokafka": {"level": "WARNING"},
+            "faust": {"level": "WARNING" if settings.log_level != "debug" else "DEBUG"},
+            "mode": {"level": "WARNING" if settings.log_level != "debug" else "DEBUG"},
+        },
+    }
+
+
+def configure_structlog() -> None:
+    """Route structlog through the standard library, so that one handler writes every line."""
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_SHARED,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
+def configure_logging(settings: Settings) -> None:
+    """Set up logging for a process that is not a Faust worker (a command)."""
+    configure_structlog()
+    logging.config.dictConfig(logging_config(settings))

@@ -1,0 +1,12 @@
+"""Runs the SQL file of a migration through Alembic's connection."""
+
+from pathlib import Path
+
+from alembic import op
+
+_FOLDER = Path(__file__).parent / "sql"
+
+
+def run_sql_file(name: str) -> None:
+    """Run every statement of `db/migrations/sql/<name>` in the migration's transaction."""
+    op.get_bind().exec_driver_sql((_FOLDER / name).read_text(encoding="utf-8"))

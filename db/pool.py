@@ -1,0 +1,157 @@
+"""Connections to PostgreSQL: one pool per role, every statement with a deadline.
+
+`pipeline` connections run as `boost_pipeline` and see all projects; `tenant` transactions run as
+`boost_tenant` and see the one project they name, whatever the statement says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import asyncpg
+
+from boost_streams.errors import Unavailable
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection = PoolConnectionProxy[Any] | asyncpg.Connection[Any]
+else:
+    Connection = Any
+
+#: How long one statement may take before it is cancelled (seconds).
+STATEMENT_SECONDS = 10.0
+#: How long a caller waits for a free connection (seconds).
+ACQUIRE_SECONDS = 2.0
+#: How long opening a connection may take (seconds).
+CONNECT_SECONDS = 5.0
+#: What a client should wait after "unavailable" (seconds).
+RETRY_AFTER_SECONDS = 1.0
+
+_SET_PROJECT = "SELECT set_config('boost.project_id', $1, true)"
+
+#: What asyncpg raises when the server, or the way to it, is gone; nothing was decided about the data.
+_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncio.TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.exceptions.OperatorInterventionError,
+    asyncpg.exceptions.InsufficientResourcesError,
+    asyncpg.exceptions.ReadOnlySQLTransactionError,
+    asyncpg.exceptions.SystemError,
+)
+
+
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """Turn "the server is away" in all its forms into `Unavailable`."""
+    try:
+        yield
+    except _AWAY as error:
+        raise Unavailable(
+            f"PostgreSQL does not answer ({type(error).__name__}); nothing was decided, try again",
+            retry_after=RETRY_AFTER_SECONDS,
+        ) from error
+
+
+def _jsonb_out(value: bytes) -> bytes:
+    return b"\x01" + value
+
+
+def _jsonb_in(value: bytes) -> bytes:
+    return bytes(value[1:])
+
+
+async def prepare_connection(connection: Any) -> None:
+    """Make `jsonb` travel as the bytes of its text: no decoding where nobody looks inside."""
+    await connection.set_type_codec(
+        "jsonb", schema="pg_catalog", encoder=_jsonb_out, decoder=_jsonb_in, format="binary"
+    )
+
+
+class Database:
+    """The pools of one process. Open with `open()`, close with `close()`."""
+
+    def __init__(self, url: str, *, pipeline_connections: int = 6, tenant_connections: int = 4) -> None:
+        self._url = url
+        self._sizes = {"boost_pipeline": pipeline_connections, "boost_tenant": tenant_connections}
+        self._pools: dict[str, asyncpg.Pool[Any]] = {}
+
+    async def open(self) -> None:
+        """Open the pools.
+
+        Raises:
+            Unavailable: The server does not answer.
+        """
+        with database_errors():
+            for role, size in self._sizes.items():
+                self._pools[role] = await asyncpg.create_pool(
+                    self._url,
+                    min_size=1,
+                    max_size=size,
+                    timeout=CONNECT_SECONDS,
+                    command_timeout=STATEMENT_SECONDS,
+                    max_inactive_connection_lifetime=300,
+                    init=prepare_connection,
+                    server_settings={
+                        "role": role,
+                        "application_name": f"boost {role.removeprefix('boost_')}",
+                        "timezone": "UTC",
+                        # A transaction whose client froze must not hold its locks for ever.
+                        "idle_in_transaction_session_timeout": "30000",
+                    },
+                )
+
+    async def close(self) -> None:
+        """Close the pools: politely for two seconds, then at once."""
+        for pool in self._pools.values():
+            try:
+                await asyncio.wait_for(pool.close(), 2)
+            except (TimeoutError, asyncio.TimeoutError):
+                pool.terminate()
+        self._pools.clear()
+
+    @asynccontextmanager
+    async def across_projects(self) -> AsyncIterator[Connection]:
+        """Lend a connection that runs as `boost_pipeline`, outside a transaction.
+
+        Raises:
+            Unavailable: The server does not answer, or every connection is busy for too long.
+        """
+        with database_errors():
+            async with self._pool("boost_pipeline").acquire(timeout=ACQUIRE_SECONDS) as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def for_project(self, project_id: UUID) -> AsyncIterator[Connection]:
+        """Lend a connection in a transaction that sees one project only.
+
+        Raises:
+            Unavailable: The server does not answer, or every connection is busy for too long.
+        """
+        with database_errors():
+            async with (
+                self._pool("boost_tenant").acquire(timeout=ACQUIRE_SECONDS) as connection,
+                connection.transaction(),
+            ):
+                await connection.execute(_SET_PROJECT, str(project_id))
+                yield connection
+
+    async def connect(self, *, role: str = "boost_pipeline") -> asyncpg.Connection[Any]:
+        """Open a connection outside the pools, for LISTEN or for DDL; the caller closes it."""
+        with database_errors():
+            return await asyncpg.connect(
+                self._url, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS, server_settings={"role": role}
+            )
+
+    def _pool(self, role: str) -> asyncpg.Pool[Any]:
+        try:
+            return self._pools[role]
+        except KeyError:
+            raise Unavailable("the database is not open yet", retry_after=RETRY_AFTER_SECONDS) from None
