@@ -46,7 +46,9 @@ WITH mine AS (SELECT id FROM event_batches WHERE id = ANY($1::uuid[]) ORDER BY i
 UPDATE event_batches b SET last_published_at = NULL, due_at = now() FROM mine m WHERE b.id = m.id
 """
 _RELEASE_ALL = "UPDATE event_batches SET last_published_at = NULL, due_at = now()"
-_RELEASE_ALL_RETRIES = "UPDATE event_retries SET last_published_at = NULL, due_at = least(due_at, now())"
+_RELEASE_ALL_RETRIES = """
+UPDATE event_retries SET last_published_at = NULL, due_at = now() WHERE last_published_at IS NOT NULL
+"""
 _LOCK_BATCH = "SELECT project_ids, first_id, last_id FROM event_batches WHERE id = $1 FOR UPDATE"
 _COUNT_PENDING = """
 SELECT count(*) FROM events
