@@ -45,11 +45,14 @@ class Handler:
         """Read a handler module: FAMILY, EVENT_TYPES, handle, EXAMPLES and, optionally, prepare.
 
         Raises:
-            TypeError: A part is missing; the message names the module and the part.
+            TypeError: A part is missing, or is no tuple; the message names the module and the part.
         """
         for part in ("FAMILY", "EVENT_TYPES", "handle", "EXAMPLES"):
             if not hasattr(module, part):
                 raise TypeError(f"handler module {module.__name__} has no {part}")
+        for part in ("EVENT_TYPES", "EXAMPLES"):
+            if not isinstance(getattr(module, part), tuple | list):  # ("x") is a text, not a tuple of one
+                raise TypeError(f'{part} of handler module {module.__name__} must be a tuple, such as ("x",)')
         return cls(
             name=module.__name__.rpartition(".")[2],
             family=module.FAMILY,
@@ -69,21 +72,34 @@ class Registry:
         self._by_type: dict[str, Handler] = {}
         for handler in handlers:
             if handler.family not in families:
-                raise ValueError(f"handler {handler.name}: no such family {handler.family!r}; use one of {list(families)}")
+                known = ", ".join(families)
+                raise ValueError(
+                    f"handler {handler.name}: no such family {handler.family!r}; use one of {known}"
+                )
             for event_type in handler.event_types:
-                other = self._by_type.get(event_type)
-                if other is not None:
-                    raise ValueError(f"{event_type!r} is claimed by both {other.name} and {handler.name}")
-                self._by_type[event_type] = handler
-        self._default = next((h for h in handlers if h.family == "default" and not h.event_types), None)
-        if self._default is None:
+                self._claim(event_type, handler)
+        self._default = self._only_default()
+
+    def _claim(self, event_type: str, handler: Handler) -> None:
+        other = self._by_type.setdefault(event_type, handler)
+        if other is not handler:
+            raise ValueError(f"{event_type!r} is claimed by both {other.name} and {handler.name}")
+
+    def _only_default(self) -> Handler:
+        """Find the one handler without event types, which takes the rest."""
+        for handler in self.handlers:
+            if not handler.event_types and handler.family != "default":
+                raise ValueError(f"handler {handler.name} has no EVENT_TYPES, so it would never be called")
+        defaults = [handler for handler in self.handlers if not handler.event_types]
+        if not defaults:
             raise ValueError("no default handler: one with FAMILY = 'default' and no EVENT_TYPES")
+        if len(defaults) > 1:
+            raise ValueError(f"{defaults[0].name} and {defaults[1].name} are both default handlers; keep one")
+        return defaults[0]
 
     def handler_of(self, event_type: str) -> Handler:
         """Return the handler that takes an event type."""
-        handler = self._by_type.get(event_type, self._default)
-        assert handler is not None
-        return handler
+        return self._by_type.get(event_type, self._default)
 
     def family_of(self, event_type: str) -> str:
         """Return the family, and so the topic `events.<family>`, to which an event type is routed."""

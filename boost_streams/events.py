@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +13,9 @@ import msgspec
 
 from boost_streams.records import EventRecord
 
-_payload_decoder: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
+_payload_decoder: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(
+    dict[str, Any], float_hook=Decimal
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class Event:
         """Read the payload of a record.
 
         Raises:
-            msgspec.DecodeError: The payload is not a JSON object.
+            msgspec.DecodeError: The payload is no JSON object, or holds what cannot be read: bytes that are
+                no UTF-8, a number whose exponent no `Decimal` takes, nesting beyond Python's limit.
         """
         return cls(
             id=record.id,
@@ -50,10 +53,17 @@ class Event:
             event_type=record.event_type,
             occurred_at=record.occurred_at,
             received_at=record.received_at,
-            payload=_payload_decoder.decode(record.payload),
+            payload=_decode_payload(record.payload),
             user_id=record.user_id,
             anonymous_id=record.anonymous_id,
             session_id=record.session_id,
             message_id=record.message_id,
             attempt=record.attempt,
         )
+
+
+def _decode_payload(payload: msgspec.Raw) -> dict[str, Any]:
+    try:
+        return _payload_decoder.decode(payload)
+    except (UnicodeDecodeError, RecursionError, InvalidOperation) as error:
+        raise msgspec.DecodeError(f"{type(error).__name__}: {error}") from None

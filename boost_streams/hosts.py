@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import unicodedata
 from urllib.parse import parse_qs, unquote, urlsplit
 
+#: What the `hosts` files of the usual systems give the loopback addresses, besides sub-domains of localhost.
+_OWN_NAMES = ("localhost", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback")
 _NUMBER = re.compile(r"0x[0-9a-f]+|0[0-7]*|[1-9][0-9]*", re.ASCII)
 
 
 def brokers_of(value: str) -> list[str]:
     """Split a list of brokers (commas or semicolons, `kafka://` optional) into `host:port` texts."""
     parts = [part.strip() for part in value.replace(";", ",").split(",")]
-    return [re.sub(r"^[a-z+]+://", "", part).rstrip("/") for part in parts if part]
+    return [re.sub(r"^[A-Za-z+]+://", "", part).rstrip("/") for part in parts if part]
 
 
 def hosts_of_url(url: str) -> list[str]:
-    """List every host that a database or Redis URL names; a Unix socket stands as its path."""
-    parts = urlsplit(url)
+    """List every host that a database or Redis URL names; a Unix socket stands as its path.
+
+    A place in a list that is left empty (`db-1,:5433`) stands for `localhost`, as the drivers take it.
+
+    Raises:
+        ValueError: The URL cannot be read. The message says nothing of what it holds.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError("not a readable URL") from None  # urlsplit's own message may quote a password
     if parts.scheme == "unix":
         return [parts.path or "/"]
-    authority = parts.netloc.rpartition("@")[2]
-    hosts = [_without_port(unquote(part)) for part in authority.split(",")]
-    for values in (parse_qs(parts.query).get(name, []) for name in ("host", "hostaddr")):
-        for value in values:
-            hosts.extend(_without_port(part) for part in value.split(","))
-    named = [host for host in hosts if host]
-    return named or ["localhost"]
+    query = parse_qs(parts.query)
+    lists = [unquote(parts.netloc.rpartition("@")[2])]
+    lists += [value for name in ("host", "hostaddr") for value in query.get(name, [])]
+    hosts = [_without_port(part) or "localhost" for names in lists if names for part in names.split(",")]
+    return hosts or ["localhost"]
 
 
 def _without_port(host: str) -> str:
@@ -40,14 +50,16 @@ def _without_port(host: str) -> str:
 def is_this_machine(host: str) -> bool:
     """Tell whether a host is this machine.
 
-    Counts: localhost with or without a dot or sub-domain, 127.0.0.0/8 in dotted, decimal, hexadecimal or octal
-    notation, ::1, IPv4-mapped addresses, 0.0.0.0, ::, and the path of a Unix socket.
+    Counts: localhost with or without a dot or sub-domain, 127.0.0.0/8 in dotted, decimal, hexadecimal or
+    octal notation, ::1, IPv4-mapped addresses, 0.0.0.0, ::, and the path of a Unix socket. Full-width letters
+    and dots count as the plain ones, because resolvers fold them (IDNA, RFC 3490).
     """
-    name = host.strip().strip("[]").lower().partition("%")[0]
+    folded = unicodedata.normalize("NFKC", host).replace("\u3002", ".")
+    name = folded.strip().strip("[]").lower().partition("%")[0]
     if name.startswith(("/", "@")) or name == "":
         return True
     name = name.rstrip(".")
-    if name == "localhost" or name.endswith((".localhost", ".localdomain")) or name.startswith("localhost."):
+    if name in _OWN_NAMES or name.endswith((".localhost", ".localdomain")) or name.startswith("localhost."):
         return True
     address = _address(name)
     if address is None:

@@ -134,10 +134,13 @@ class RecordCodec(Generic[RecordT]):
         """Read a record from JSON bytes.
 
         Raises:
-            msgspec.DecodeError: not JSON, or not of this record's shape.
+            msgspec.DecodeError: not JSON, not of this record's shape, or nested too deeply to read.
             UnknownSchemaVersion: written by a newer release.
         """
-        record: RecordT = self._decoder.decode(data)
+        try:
+            record: RecordT = self._decoder.decode(data)
+        except (UnicodeDecodeError, RecursionError) as error:
+            raise msgspec.DecodeError(str(error)) from None
         version = getattr(record, "schema_version", SCHEMA_VERSION)
         if version > SCHEMA_VERSION:
             raise UnknownSchemaVersion(f"schema_version {version} is newer than {SCHEMA_VERSION}")

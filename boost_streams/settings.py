@@ -7,9 +7,10 @@ could hold a password is ever printed.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -23,12 +24,24 @@ ROLES: tuple[Role, ...] = ("web", "agents", "sweeper")
 _LOCAL_DATABASE = "postgresql://postgres:postgres@localhost:5432/boost"
 _LOCAL_BROKER = "localhost:9092"
 _LOCAL_REDIS = "redis://localhost:6379/0"
+_BROKERS = "kafka-1:9092,kafka-2:9092"
+
+
+class _UrlKind(NamedTuple):
+    schemes: tuple[str, ...]
+    example: str
+
+
+_POSTGRES = _UrlKind(("postgresql://", "postgres://"), "postgresql://user@host:5432/name")
+_REDIS = _UrlKind(("redis://", "rediss://", "unix://"), "redis://host:6379/0")
 
 
 class Settings(BaseSettings):
     """The whole configuration of a worker or a command. Field names are the variables in lower case."""
 
-    model_config = SettingsConfigDict(extra="ignore", case_sensitive=False, hide_input_in_errors=True, frozen=True)
+    model_config = SettingsConfigDict(
+        extra="ignore", case_sensitive=False, hide_input_in_errors=True, frozen=True
+    )
 
     node_env: Literal["development", "test", "production"] = Field(
         default="development", validation_alias=AliasChoices("NODE_ENV", "BOOST_ENV")
@@ -146,39 +159,49 @@ class Settings(BaseSettings):
 
 
 def _address_problems(settings: Settings) -> list[FieldProblem]:
-    problems = []
-    checks = (
-        ("DATABASE_URL", settings.database_url, ("postgresql://", "postgres://"), "postgresql://user@host:5432/name"),
-        ("REDIS_URL", settings.redis_url or "", ("redis://", "rediss://", "unix://"), "redis://host:6379/0"),
-    )
-    for name, value, schemes, example in checks:
-        if not value:
-            if name == "DATABASE_URL" or settings.production:
-                problems.append(FieldProblem(name, f"must be set, such as {example}"))
-        elif not value.startswith(schemes):
-            problems.append(FieldProblem(name, f"must start with {' or '.join(schemes)}, such as {example}"))
-        elif settings.production and any(is_this_machine(host) for host in hosts_of_url(value)):
-            problems.append(FieldProblem(name, f"names this machine; in production give a server, such as {example}"))
+    found = {
+        "DATABASE_URL": _url_problem(settings, settings.database_url, _POSTGRES, required=True),
+        "REDIS_URL": _url_problem(settings, settings.redis_url or "", _REDIS, required=settings.production),
+        "KAFKA_BROKER": _broker_problem(settings),
+    }
+    return [FieldProblem(name, message) for name, message in found.items() if message]
+
+
+def _url_problem(settings: Settings, url: str, kind: _UrlKind, *, required: bool) -> str | None:
+    if not url:
+        return f"must be set, such as {kind.example}" if required else None
+    if not url.startswith(kind.schemes):
+        return f"must start with {' or '.join(kind.schemes)}, such as {kind.example}"
+    try:
+        hosts = hosts_of_url(url)
+    except ValueError:
+        return f"cannot be read as a URL; give one such as {kind.example}"
+    if settings.production and any(is_this_machine(host) for host in hosts):
+        return f"names this machine; in production give a server, such as {kind.example}"
+    return None
+
+
+def _broker_problem(settings: Settings) -> str | None:
     brokers = brokers_of(settings.kafka_broker)
     if not brokers:
-        problems.append(FieldProblem("KAFKA_BROKER", "must be set, such as kafka-1:9092,kafka-2:9092"))
+        return f"must be set, such as {_BROKERS}"
+    if any("@" in broker for broker in brokers):
+        return "must hold no user or password; set KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
     for broker in brokers:
         host, _, port = broker.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            problems.append(FieldProblem("KAFKA_BROKER", "must be a list of host:port, such as kafka-1:9092,kafka-2:9092"))
-            break
+        if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+            return f"must be a list of host:port, such as {_BROKERS}"
         if settings.production and is_this_machine(host):
-            problems.append(FieldProblem("KAFKA_BROKER", "names this machine; in production give brokers, such as kafka-1:9092"))
-            break
-    return problems
+            return f"names this machine; in production give brokers, such as {_BROKERS}"
+    return None
 
 
 def _kafka_problems(settings: Settings) -> list[FieldProblem]:
     problems = []
     if settings.kafka_security_protocol.startswith("SASL"):
-        for name in ("KAFKA_SASL_MECHANISM", "KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD"):
-            if not getattr(settings, name.lower()):
-                problems.append(FieldProblem(name, f"must be set with {settings.kafka_security_protocol}"))
+        message = f"must be set with {settings.kafka_security_protocol}"
+        names = ("KAFKA_SASL_MECHANISM", "KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD")
+        problems += [FieldProblem(name, message) for name in names if not getattr(settings, name.lower())]
     if bool(settings.kafka_ssl_certfile) != bool(settings.kafka_ssl_keyfile):
         missing = "KAFKA_SSL_KEYFILE" if settings.kafka_ssl_certfile else "KAFKA_SSL_CERTFILE"
         problems.append(FieldProblem(missing, "certificate and key are set together or not at all"))
@@ -243,7 +266,8 @@ def _problems_of_the_rest(values: Mapping[str, Any], error: ValidationError) -> 
     try:
         Settings(**readable)
     except ConfigurationError as found:
-        return found.problems
+        named = {name.upper() for name in unreadable}
+        return tuple(problem for problem in found.problems if problem.field not in named)
     except ValidationError:
         return ()
     return ()

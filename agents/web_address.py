@@ -1,0 +1,62 @@
+"""Reading web addresses that browsers and strangers send: host, path and query, and never a password."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+#: What no host name holds: the forbidden host code points of the URL standard (url.spec.whatwg.org, 3.1).
+_FORBIDDEN_IN_HOST = re.compile(r'[\x00-\x20"#%/:<>?@\[\\\]^`{|}\x7f]')
+
+
+@dataclass(frozen=True, slots=True)
+class WebAddress:
+    """The parts of an address that are counted.
+
+    `host` is in lower case, without user, password, port, brackets or final dot; empty when the address names
+    none. `path` is as it was sent (percent-encoded), `/` when empty; `query` comes without its `?`.
+    """
+
+    scheme: str
+    host: str
+    path: str
+    query: str
+
+
+def read_address(text: str) -> WebAddress:
+    """Read an address, absolute or relative.
+
+    Raises:
+        ValueError: It cannot be read: a broken IPv6 address, a port that is none, a host that is none.
+    """
+    parts = urlsplit(text)
+    host = ""
+    if parts.netloc:
+        _ = parts.port  # raises when it is no port
+        host = _host(parts.netloc.rpartition("@")[2], parts.hostname or "")
+    return WebAddress(parts.scheme, host, parts.path or "/", parts.query)
+
+
+def read_page_address(text: str) -> WebAddress:
+    """Read the address of a page: absolute http(s), or starting with `/`.
+
+    Raises:
+        ValueError: It is neither, or cannot be read.
+    """
+    address = read_address(text)
+    if address.scheme in ("http", "https") and address.host:
+        return address
+    if address.scheme == "" and text.startswith("/"):
+        return address
+    raise ValueError("neither an absolute http(s) address nor a path")
+
+
+def _host(authority: str, name: str) -> str:
+    if authority.startswith("["):
+        return ipaddress.IPv6Address(name).compressed
+    host = name.lower().rstrip(".")
+    if not host or _FORBIDDEN_IN_HOST.search(host):
+        raise ValueError("not a host")
+    return host
