@@ -21,6 +21,7 @@ class EmbeddedBroker:
     """
 
     name = "broker"
+    stop_seconds = 0.1
 
     def __init__(self) -> None:
         self._producer: Producer | None = None
@@ -57,6 +58,10 @@ class EmbeddedBroker:
     def alive(self) -> bool:
         """Tell whether the broker was started; it cannot end on its own, only with this process."""
         return self._producer is not None
+
+    def last_words(self) -> str:
+        """Say that the broker is not running."""
+        return "the embedded broker is not running"
 
     def stop(self, grace: float = 0.0) -> None:
         """Stop the broker and forget its topics."""

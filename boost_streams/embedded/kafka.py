@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
+from boost_streams.embedded.child_server import ChildServer
 from boost_streams.embedded.kafka_jars import (
     KAFKA_FILES,
     check_java_version,
@@ -27,7 +28,7 @@ _READY_SECONDS = 60.0
 _FORMAT_SECONDS = 60.0
 
 
-class LocalKafka:
+class LocalKafka(ChildServer):
     """One broker and controller in ``data_dir``, on 127.0.0.1, keeping its port and its data over restarts.
 
     ``jars_dir`` is a folder with Kafka's jars; without it they are brought by Maven into the cache once.
@@ -54,12 +55,6 @@ class LocalKafka:
         self._extra_properties = dict(extra_properties or {})
         self._properties_file = self.data_dir / "server.properties"
         self._log_path = self.data_dir / "kafka.log"
-        self._process: ManagedProcess | None = None
-
-    @property
-    def pid(self) -> int:
-        """The broker's process id; 0 before ``start``."""
-        return self._process.pid if self._process else 0
 
     @property
     def bootstrap(self) -> str:
@@ -91,20 +86,6 @@ class LocalKafka:
         self._process.pid_file = self._pid_file
         self._process.start()
         self._process.wait_ready(lambda: self._logged(_STARTED, log_start), _READY_SECONDS)
-
-    def alive(self) -> bool:
-        """Tell whether the broker runs."""
-        return self._process is not None and self._process.alive()
-
-    def stop(self, grace: float = 10.0) -> None:
-        """Shut down; kill the broker when that takes longer than ``grace`` seconds."""
-        if self._process:
-            self._process.terminate(grace)
-
-    def kill(self) -> None:
-        """End the broker at once, as a crash would; the next start takes the same port and data."""
-        if self._process:
-            self._process.kill()
 
     def wipe(self) -> None:
         """End the broker and remove its data; the port stays."""

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote
 
+from boost_streams.embedded.child_server import ChildServer
 from boost_streams.embedded.process import (
     EmbeddedServerError,
     ManagedProcess,
@@ -41,7 +42,7 @@ _SETTINGS: Mapping[str, str] = {
 }
 
 
-class EmbeddedPostgres:
+class EmbeddedPostgres(ChildServer):
     """One PostgreSQL server of our own in ``data_dir``, on 127.0.0.1.
 
     ``data_dir`` holds the cluster (``data``), its port, its log, and, when root runs this from a place that
@@ -61,17 +62,11 @@ class EmbeddedPostgres:
         self._cluster = self.data_dir / "data"
         self._log_path = self.data_dir / "postgres.log"
         self._user: ServerUser | None = None
-        self._process: ManagedProcess | None = None
 
     @staticmethod
     def available() -> bool:
         """Tell whether the wheel with the PostgreSQL programs is installed."""
         return importlib.util.find_spec(_PACKAGE) is not None
-
-    @property
-    def pid(self) -> int:
-        """The postmaster's process id; 0 before ``start``."""
-        return self._process.pid if self._process else 0
 
     def url(self, database: str = "postgres") -> str:
         """Return the connection URL of ``database`` on this server."""
@@ -94,20 +89,6 @@ class EmbeddedPostgres:
         self._fixed_port = self.port
         self._start_postmaster(programs)
 
-    def alive(self) -> bool:
-        """Tell whether the postmaster runs."""
-        return self._process is not None and self._process.alive()
-
-    def stop(self, grace: float = 5.0) -> None:
-        """Disconnect clients and shut down; kill the server when that takes longer than ``grace`` seconds."""
-        if self._process:
-            self._process.terminate(grace)
-
-    def kill(self) -> None:
-        """End the server at once, as a crash would; the next start recovers."""
-        if self._process:
-            self._process.kill()
-
     def ensure_database(self, name: str) -> None:
         """Create the database ``name`` if it is not there."""
         import psycopg
@@ -120,6 +101,8 @@ class EmbeddedPostgres:
 
     def _server_user(self) -> ServerUser | None:
         user = ServerUser.when_root()
+        if user:
+            self.data_dir.chmod(0o755)
         if user and not user.can_enter(self.data_dir):
             raise EmbeddedServerError(
                 f"PostgreSQL does not run as root, and the user {user.name!r} it would run as may not enter "

@@ -8,6 +8,7 @@ import shutil
 import socket
 from pathlib import Path
 
+from boost_streams.embedded.child_server import ChildServer
 from boost_streams.embedded.process import EmbeddedServerError, ManagedProcess, end_leftover, remembered_port
 
 _READY_SECONDS = 10.0
@@ -26,7 +27,7 @@ def redis_program() -> Path | None:
     return None
 
 
-class EmbeddedRedis:
+class EmbeddedRedis(ChildServer):
     """One Redis on 127.0.0.1 that keeps nothing on disk: Boost uses Redis as a cache only."""
 
     name = "redis"
@@ -35,17 +36,11 @@ class EmbeddedRedis:
         self.data_dir = data_dir.absolute()
         self.port = port or 0
         self._fixed_port = port
-        self._process: ManagedProcess | None = None
 
     @staticmethod
     def available() -> bool:
         """Tell whether there is a Redis server to run."""
         return redis_program() is not None
-
-    @property
-    def pid(self) -> int:
-        """The server's process id; 0 before ``start``."""
-        return self._process.pid if self._process else 0
 
     @property
     def url(self) -> str:
@@ -73,20 +68,6 @@ class EmbeddedRedis:
         self._process = ManagedProcess(self.name, argv, self.data_dir / "redis.log", pid_file=pid_file)
         self._process.start()
         self._process.wait_ready(self._answers_ping, _READY_SECONDS)
-
-    def alive(self) -> bool:
-        """Tell whether the server runs."""
-        return self._process is not None and self._process.alive()
-
-    def stop(self, grace: float = 2.0) -> None:
-        """Shut down; kill the server when that takes longer than ``grace`` seconds."""
-        if self._process:
-            self._process.terminate(grace)
-
-    def kill(self) -> None:
-        """End the server at once, as a crash would."""
-        if self._process:
-            self._process.kill()
 
     def _answers_ping(self) -> bool:
         try:
