@@ -43,14 +43,14 @@ _EVENT = '{"eventType":"page_view","payload":{"url":"/hello"}}'
 def dev(port: int, data_dir: Path | None, workers: int, kafka: bool, as_json: bool) -> None:
     """Run Boost on this machine: PostgreSQL, Redis, a broker and workers, without Docker or root.
 
-    DATABASE_URL, KAFKA_BROKER and REDIS_URL, where set, replace each part with a server of yours. Ctrl-C stops
-    everything; the data stays for the next time.
+    DATABASE_URL, KAFKA_BROKER and REDIS_URL, where set, replace each part with a server of yours.
+    Ctrl-C stops everything; the data stays for the next time.
     """
     broker = os.environ.get("KAFKA_BROKER", "").strip()
     if workers > 1 and not kafka and not broker:
         raise click.UsageError(
-            "more than one worker needs a real Kafka: the broker inside boost dev cannot share its partitions "
-            "among several workers. Add --kafka, or set KAFKA_BROKER to a broker of yours."
+            "more than one worker needs a real Kafka: the broker inside boost dev cannot share its "
+            "partitions among several workers. Add --kafka, or set KAFKA_BROKER to a broker of yours."
         )
     options = DevOptions(
         port=port,

@@ -1,4 +1,4 @@
-"""One run of ``boost dev``: which servers it needs, in which order they start, and what it tells the workers."""
+"""One run of ``boost dev``: which servers it needs, how they start, and what it tells the workers."""
 
 from __future__ import annotations
 
@@ -202,7 +202,9 @@ class DevSession:
 
     @contextmanager
     def _stopped_by_signals(self) -> Iterator[None]:
-        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        signals = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
+            signals.append(signal.SIGHUP)
         before = {number: signal.signal(number, self._on_signal) for number in signals}
         try:
             yield

@@ -18,7 +18,7 @@ _MODE_OF_ROOT = 0o711  # the server's user has to get through
 
 
 def default_data_folder(project: Path) -> Path:
-    """Return ``.boost`` in ``project``; for root, a folder outside home if the server's user cannot enter it."""
+    """Return ``.boost`` in ``project``; for root, one outside home if the server's user cannot enter it."""
     ours = project.absolute() / ".boost"
     user = ServerUser.when_root()
     if user is None or user.can_enter(project):
