@@ -44,7 +44,7 @@ _AWAY = (
     asyncpg.exceptions.OperatorInterventionError,
     asyncpg.exceptions.InsufficientResourcesError,
     asyncpg.exceptions.ReadOnlySQLTransactionError,
-    asyncpg.exceptions.SystemError,
+    asyncpg.exceptions.PostgresSystemError,
 )
 
 
