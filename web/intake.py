@@ -1,0 +1,324 @@
+"""Group commit: what arrives while a commit is under way goes together into the next one.
+
+A request waits until its events are committed as `pending`, never for a timer and never for the broker. One commit
+is one transaction, one `event_batches` row and one `RawEventBatch` message. A value that PostgreSQL refuses costs
+only the event that carries it: the commit is halved until the offender stands alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import time
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from boost_streams import metrics
+from boost_streams.errors import BoostError, Invalid, Overloaded, Unauthorized, Unavailable
+from boost_streams.event_id import event_ids, new_batch_id
+from boost_streams.ledger import Ledger
+from boost_streams.logs import get_logger
+from boost_streams.publishing import Publisher
+from boost_streams.records import EventRecord, RawEventBatch
+from db.batches import release_batches_across_projects
+from db.intake import NewEvent, StoredBatch, store_batch_across_projects
+from db.pool import Database
+
+#: Bounds of one commit, so that its message stays far under the broker's limit (STORAGE.md).
+MOST_EVENTS = 500
+MOST_BYTES = 512 * 1024
+#: How many commits may be under way at once.
+COMMITS_IN_FLIGHT = 2
+#: How long one commit may take before its requests are answered 503 (seconds).
+COMMIT_SECONDS = 8.0
+#: How many messages may be on their way to the broker; beyond it a batch is left to the sweeper.
+MOST_PUBLISHES = 256
+#: How long what could not be published waits before the database is told again (seconds).
+_RELEASE_RETRY_SECONDS = 0.5
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An event that is stored: its id, and whether an earlier event carried the same messageId."""
+
+    id: UUID
+    duplicate: bool = False
+
+
+Answer = Accepted | BoostError
+
+
+class _Submission:
+    """The events of one request, answered when the last of them is."""
+
+    __slots__ = ("answers", "done", "events", "open")
+
+    def __init__(self, events: Sequence[NewEvent], done: asyncio.Future[list[Answer]]) -> None:
+        self.events = events
+        self.answers: list[Answer | None] = [None] * len(events)
+        self.open = len(events)
+        self.done = done
+
+    def answer(self, position: int, answer: Answer) -> None:
+        self.answers[position] = answer
+        self.open -= 1
+        if self.open == 0 and not self.done.done():
+            self.done.set_result([given for given in self.answers if given is not None])
+
+
+_Item = tuple[_Submission, int]
+
+
+class Intake:
+    """Takes events in. `start()` before use; `drain()` then `stop()` at the end."""
+
+    def __init__(
+        self,
+        database: Database,
+        publisher: Publisher,
+        ledger: Ledger,
+        *,
+        stuck_after_seconds: float,
+        most_waiting_bytes: int,
+    ) -> None:
+        self._database = database
+        self._publisher = publisher
+        self._ledger = ledger
+        self._stuck_after = stuck_after_seconds
+        self._most_waiting_bytes = most_waiting_bytes
+        self._waiting: deque[_Item] = deque()
+        self._waiting_bytes = 0
+        self._arrived = asyncio.Event()
+        self._commits: set[asyncio.Task[None]] = set()
+        self._publishes: set[asyncio.Task[None]] = set()
+        self._unpublished: dict[UUID, int] = {}
+        self._slots = asyncio.Semaphore(COMMITS_IN_FLIGHT)
+        self._loops: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Start the commit loop and the loop that reports failed publishes."""
+        self._loops = [asyncio.create_task(self._commit_loop()), asyncio.create_task(self._release_loop())]
+
+    async def submit(self, events: Sequence[NewEvent]) -> list[Answer]:
+        """Store events; return for each, in order, its id or why it was refused.
+
+        Raises:
+            Overloaded: Too many bytes are waiting already; nothing of this request was stored.
+        """
+        if not events:
+            return []
+        size = sum(event.size for event in events)
+        if self._waiting_bytes and self._waiting_bytes + size > self._most_waiting_bytes:
+            raise Overloaded("too many events are waiting to be stored; retry in a moment", retry_after=0.2)
+        submission = _Submission(events, asyncio.get_running_loop().create_future())
+        self._waiting.extend((submission, position) for position in range(len(events)))
+        self._waiting_bytes += size
+        metrics.WAITING_BYTES.set(self._waiting_bytes)
+        self._arrived.set()
+        return await submission.done
+
+    async def drain(self, seconds: float) -> None:
+        """Commit what waits and wait for messages on their way, up to a deadline."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._waiting or self._commits or self._publishes:
+                    tasks = [*self._commits, *self._publishes] or [asyncio.create_task(asyncio.sleep(0.005))]
+                    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+    async def stop(self) -> None:
+        """Stop the loops. What was not published is known to the database, or found by another worker."""
+        for task in (*self._loops, *self._commits, *self._publishes):
+            task.cancel()
+        await asyncio.gather(*self._loops, *self._commits, *self._publishes, return_exceptions=True)
+
+    # -- commits ---------------------------------------------------------------------------------------------
+
+    async def _commit_loop(self) -> None:
+        while True:
+            await self._arrived.wait()
+            await self._slots.acquire()
+            items = self._take()
+            if not items:
+                self._slots.release()
+                self._arrived.clear()
+                continue
+            self._spawn(self._commits, self._commit_and_free(items))
+
+    def _take(self) -> list[_Item]:
+        items: list[_Item] = []
+        size = 0
+        while self._waiting and len(items) < MOST_EVENTS:
+            submission, position = self._waiting[0]
+            event_size = submission.events[position].size
+            if items and size + event_size > MOST_BYTES:
+                break
+            items.append(self._waiting.popleft())
+            size += event_size
+        self._waiting_bytes -= size
+        metrics.WAITING_BYTES.set(self._waiting_bytes)
+        return items
+
+    async def _commit_and_free(self, items: list[_Item]) -> None:
+        try:
+            await self._commit(items)
+        except Exception as error:
+            _log.exception("a commit failed unexpectedly", action="intake_commit", count=len(items))
+            _answer_all(items, BoostError(f"the event could not be stored: {type(error).__name__}"))
+        finally:
+            self._slots.release()
+
+    async def _commit(self, items: list[_Item]) -> None:
+        """Store items as one batch; halve them when one of them is refused by the database."""
+        events = [submission.events[position] for submission, position in items]
+        batch_id = new_batch_id()
+        seq = self._ledger.open()
+        started = time.perf_counter()
+        try:
+            stored = await self._store(batch_id, events, seq)
+        except Unavailable as error:
+            # Whether the server committed before it went away is not known: have the batch published if it did.
+            self._unpublished[batch_id] = seq
+            _answer_all(items, error)
+            return
+        except asyncpg.CheckViolationError as error:
+            self._ledger.close(seq)
+            if "no partition" in str(error):
+                _answer_all(items, Unavailable("no partition for the present time; it is being made", retry_after=1))
+                return
+            await self._bisect(items, error)
+            return
+        except asyncpg.PostgresError as error:
+            self._ledger.close(seq)
+            if not isinstance(error.sqlstate, str) or error.sqlstate[:2] not in ("22", "23", "54"):
+                raise
+            await self._bisect(items, error)
+            return
+        metrics.COMMIT_SECONDS.observe(time.perf_counter() - started)
+        metrics.COMMIT_EVENTS.observe(len(items))
+        self._answer(items, stored)
+        self._publish(events, stored, seq)
+
+    async def _store(self, batch_id: UUID, events: Sequence[NewEvent], seq: int) -> StoredBatch:
+        ids = event_ids(batch_id, len(events))
+        try:
+            async with asyncio.timeout(COMMIT_SECONDS), self._database.across_projects() as connection:
+                return await store_batch_across_projects(
+                    connection,
+                    batch_id,
+                    ids,
+                    events,
+                    worker_id=self._ledger.worker_id,
+                    seq=seq,
+                    stuck_after_seconds=self._stuck_after,
+                )
+        except TimeoutError as error:
+            raise Unavailable("PostgreSQL takes too long; nothing was decided, try again", retry_after=1) from error
+
+    async def _bisect(self, items: list[_Item], error: asyncpg.PostgresError) -> None:
+        if len(items) == 1:
+            submission, position = items[0]
+            submission.answer(position, _refusal(error))
+            return
+        middle = len(items) // 2
+        await self._commit(items[:middle])
+        await self._commit(items[middle:])
+
+    def _answer(self, items: list[_Item], stored: StoredBatch) -> None:
+        for number, (submission, position) in enumerate(items):
+            submission.answer(position, Accepted(stored.event_ids[number], number in stored.duplicates))
+        metrics.EVENTS_DUPLICATE.inc(len(stored.duplicates))
+        metrics.EVENTS_ACCEPTED.inc(len(items) - len(stored.duplicates))
+
+    # -- publishes -------------------------------------------------------------------------------------------
+
+    def _publish(self, events: Sequence[NewEvent], stored: StoredBatch, seq: int) -> None:
+        if stored.committed_at is None:
+            self._ledger.close(seq)
+        elif len(self._publishes) >= MOST_PUBLISHES or self._publisher.state.problem is not None:
+            self._leave_to_sweeper(stored.batch_id, seq)
+        else:
+            batch = _batch(events, stored, stored.committed_at)
+            self._spawn(self._publishes, self._send(batch, seq))
+
+    async def _send(self, batch: RawEventBatch, seq: int) -> None:
+        try:
+            await self._publisher.send(batch)
+        except BaseException as error:
+            self._leave_to_sweeper(batch.batch_id, seq)
+            if not isinstance(error, BoostError):
+                raise
+        else:
+            self._ledger.close(seq)
+            metrics.BATCHES_PUBLISHED.labels(by="intake").inc()
+
+    def _leave_to_sweeper(self, batch_id: UUID, seq: int) -> None:
+        self._unpublished[batch_id] = seq
+        metrics.BATCHES_RELEASED.inc()
+
+    async def _release_loop(self) -> None:
+        while True:
+            await asyncio.sleep(_RELEASE_RETRY_SECONDS)
+            with contextlib.suppress(Unavailable):
+                await self.release_unpublished()
+
+    async def release_unpublished(self) -> None:
+        """Tell the database which batches are not on the broker, so that a sweeper publishes them.
+
+        Raises:
+            Unavailable: The database is away; they are kept and reported later.
+        """
+        left = dict(self._unpublished)
+        if not left:
+            return
+        async with self._database.across_projects() as connection:
+            await release_batches_across_projects(connection, sorted(left))
+        for batch_id, seq in left.items():
+            self._unpublished.pop(batch_id, None)
+            self._ledger.close(seq)
+        _log.info("batches left to the sweeper", action="intake_release", count=len(left))
+
+    @staticmethod
+    def _spawn(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+
+def _answer_all(items: list[_Item], answer: Answer) -> None:
+    for submission, position in items:
+        submission.answer(position, answer)
+
+
+def _refusal(error: asyncpg.PostgresError) -> BoostError:
+    if error.sqlstate == "23503":
+        return Unauthorized("the project of this key no longer exists")
+    return Invalid.field("payload", f"PostgreSQL cannot store it: {str(error).splitlines()[0]}")
+
+
+def _batch(events: Sequence[NewEvent], stored: StoredBatch, committed_at: dt.datetime) -> RawEventBatch:
+    records = [
+        EventRecord(
+            id=event_id,
+            project_id=event.project_id,
+            event_type=event.event_type,
+            occurred_at=event.occurred_at or committed_at,
+            received_at=committed_at,
+            payload=msgspec.Raw(event.payload),
+            user_id=event.user_id,
+            anonymous_id=event.anonymous_id,
+            session_id=event.session_id,
+            message_id=event.message_id,
+        )
+        for position, (event, event_id) in enumerate(zip(events, stored.event_ids, strict=True))
+        if position not in stored.duplicates
+    ]
+    return RawEventBatch(stored.batch_id, committed_at, committed_at, records)
