@@ -211,7 +211,10 @@ CREATE POLICY across_projects ON projects TO boost_pipeline USING (true) WITH CH
 CREATE POLICY one_project ON projects TO boost_tenant
     USING (id = nullif(current_setting('boost.project_id', true), '')::uuid);
 
-GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO boost_pipeline;
+GRANT SELECT, INSERT, UPDATE, DELETE ON organizations, projects, api_keys, end_users, events, event_batches,
+    event_retries, event_keys_a, event_keys_b, event_key_generation, rollups, workers, consumer_progress
+    TO boost_pipeline;
+GRANT TRUNCATE ON event_keys_a, event_keys_b TO boost_pipeline;
 GRANT SELECT ON projects, events, end_users, rollups, event_retries TO boost_tenant;
 GRANT UPDATE (status, attempt, settled_at, error) ON events TO boost_tenant;
 GRANT INSERT ON event_retries TO boost_tenant;
