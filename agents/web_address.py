@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 #: What no host name holds: the forbidden host code points of the URL standard (url.spec.whatwg.org, 3.1).
 _FORBIDDEN_IN_HOST = re.compile(r'[\x00-\x20"#%/:<>?@\[\\\]^`{|}\x7f]')
 
+_BRACKETED = re.compile(r"\[[^\]]*\](:[0-9]*)?", re.ASCII)
+
 
 @dataclass(frozen=True, slots=True)
 class WebAddress:
@@ -55,6 +57,8 @@ def read_page_address(text: str) -> WebAddress:
 
 def _host(authority: str, name: str) -> str:
     if authority.startswith("["):
+        if not _BRACKETED.fullmatch(authority):
+            raise ValueError("something follows the bracket that is no port")
         return ipaddress.IPv6Address(name).compressed
     host = name.lower().rstrip(".")
     if not host or _FORBIDDEN_IN_HOST.search(host):

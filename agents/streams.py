@@ -1,0 +1,93 @@
+"""Reads a Faust stream in batches of what is already there, and acknowledges nothing by itself.
+
+Faust acknowledges what fails, and its `noack_take` waits for a timer. Here a reader moves messages into a bounded
+inbox, the loop takes at least one and at most so many, and acknowledges them in their order when they are dealt
+with (FAUST.md, "Acks and loss").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from boost_streams.logs import get_logger
+from boost_streams.records import Malformed
+from agents.progress import ConsumerProgress
+
+#: The exit code of a worker that left rather than let Faust acknowledge work that is not done.
+EXIT_UNACKNOWLEDGED = 75
+
+_log = get_logger(__name__)
+
+
+class Taken:
+    """One message taken from a topic: its value, where it stood, and its acknowledgement."""
+
+    __slots__ = ("_event", "_stream", "offset", "partition", "topic", "value")
+
+    def __init__(self, stream: Any, event: Any) -> None:
+        self._stream = stream
+        self._event = event
+        self.value: Any = event.value
+        self.topic: str = event.message.topic
+        self.partition: int = event.message.partition
+        self.offset: int = event.message.offset
+
+    async def acknowledge(self) -> None:
+        """Let Faust commit the offset."""
+        await self._stream.ack(self._event)
+
+
+async def ready_batches(
+    stream: Any, progress: ConsumerProgress, *, most: int, weight: Callable[[Any], int]
+) -> AsyncIterator[list[Taken]]:
+    """Yield lists of messages: at least one, then whatever is there, up to a total weight of about `most`."""
+    stream.enable_acks = False
+    inbox: asyncio.Queue[Taken | BaseException] = asyncio.Queue(maxsize=256)
+    reader = asyncio.create_task(_read(stream, inbox, progress))
+    try:
+        while True:
+            batch = [_taken(await inbox.get())]
+            total = weight(batch[0].value)
+            while total < most and not inbox.empty():
+                taken = _taken(inbox.get_nowait())
+                batch.append(taken)
+                total += weight(taken.value)
+            yield batch
+    finally:
+        reader.cancel()
+
+
+def _taken(item: Taken | BaseException) -> Taken:
+    if isinstance(item, BaseException):
+        raise item
+    return item
+
+
+async def _read(stream: Any, inbox: asyncio.Queue[Taken | BaseException], progress: ConsumerProgress) -> None:
+    try:
+        async for event in stream.events():
+            taken = Taken(stream, event)
+            published_at = None if isinstance(taken.value, Malformed) else taken.value.published_at
+            progress.took(taken.topic, taken.partition, taken.offset, published_at)
+            await inbox.put(taken)
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        await inbox.put(error)
+
+
+async def run_agent(name: str, body: Awaitable[None]) -> None:
+    """Run an agent's body, which must never end: if it does, the process leaves without acknowledging.
+
+    A supervisor starts it again and the messages come again; letting Faust restart the agent would acknowledge them.
+    """
+    try:
+        await body
+    except asyncio.CancelledError:
+        raise
+    except BaseException:
+        _log.exception("an agent failed; leaving without acknowledging", action="agent_exit", handler=name)
+        os._exit(EXIT_UNACKNOWLEDGED)
