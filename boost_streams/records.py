@@ -82,7 +82,7 @@ class SettledDeltas(msgspec.Struct, frozen=True):
     schema_version: int = SCHEMA_VERSION
 
 
-class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
+class DeadLetter(msgspec.Struct, frozen=True):
     """Something that will not be tried again: a failed event, or a message that could not be read."""
 
     reason: str

@@ -1,0 +1,121 @@
+"""The registry: which handler takes an event type, and what a handler module must have."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from agents.handlers import FAMILIES, load_registry
+from agents.registry import Example, Handler, Registry
+from boost_streams.outcomes import processed
+
+
+def module(name: str = "video", **parts: Any) -> ModuleType:
+    """Make a handler module; a part given as None is left out."""
+    made = ModuleType(f"agents.handlers.{name}")
+    given = {
+        "FAMILY": "tracking",
+        "EVENT_TYPES": ("video_play",),
+        "handle": lambda event: processed(),
+        "EXAMPLES": (Example("video_play", {"video": "intro"}),),
+        **parts,
+    }
+    for part, value in given.items():
+        if value is not None:
+            setattr(made, part, value)
+    return made
+
+
+def handler(name: str = "video", **parts: Any) -> Handler:
+    return Handler.of_module(module(name, **parts))
+
+
+DEFAULT = handler("default", FAMILY="default", EVENT_TYPES=())
+
+
+@pytest.mark.parametrize(
+    ("event_type", "name", "family"),
+    [
+        ("page_view", "tracking", "tracking"),
+        ("click", "tracking", "tracking"),
+        ("form_submit", "tracking", "tracking"),
+        ("user_signup", "user", "user"),
+        ("user_login", "user", "user"),
+        ("payment_completed", "payment", "payment"),
+        ("payment_failed", "payment", "payment"),
+        ("coupon_applied", "default", "default"),
+        ("PAGE_VIEW", "default", "default"),
+        (" page_view", "default", "default"),
+    ],
+)
+def test_who_takes_what(event_type: str, name: str, family: str) -> None:
+    registry = load_registry()
+    assert registry.handler_of(event_type).name == name
+    assert registry.family_of(event_type) == family
+
+
+def test_a_module_becomes_a_handler() -> None:
+    made = handler()
+    assert (made.name, made.family, made.event_types) == ("video", "tracking", ("video_play",))
+    assert made.prepare is None
+    assert made.examples == (Example("video_play", {"video": "intro"}, expect="processed", user_id=None),)
+
+
+def test_a_module_may_prepare_within_a_deadline() -> None:
+    async def prepare(events: Any, services: Any) -> dict[Any, Any]:
+        return {}
+
+    made = handler(prepare=prepare, PREPARE_SECONDS=1.5)
+    assert (made.prepare, made.prepare_seconds) == (prepare, 1.5)
+
+
+@pytest.mark.parametrize("part", ["FAMILY", "EVENT_TYPES", "handle", "EXAMPLES"])
+def test_a_missing_part_is_named_with_its_module(part: str) -> None:
+    with pytest.raises(TypeError, match=rf"agents\.handlers\.video has no {part}"):
+        handler(**{part: None})
+
+
+@pytest.mark.parametrize(
+    ("part", "value"), [("EVENT_TYPES", "video_play"), ("EXAMPLES", Example("video_play", {}))]
+)
+def test_a_forgotten_comma_is_noticed(part: str, value: Any) -> None:
+    """`("video_play")` is a text: its letters would each become an event type."""
+    with pytest.raises(TypeError, match=f"{part} of handler module agents.handlers.video must be a tuple"):
+        handler(**{part: value})
+
+
+def test_two_handlers_cannot_claim_one_type() -> None:
+    with pytest.raises(ValueError, match="'video_play' is claimed by both video and film"):
+        Registry([handler("video"), handler("film"), DEFAULT], FAMILIES)
+
+
+def test_a_type_listed_twice_by_one_handler_does_no_harm() -> None:
+    twice = handler(EVENT_TYPES=("video_play", "video_play"))
+    assert Registry([twice, DEFAULT], FAMILIES).handler_of("video_play") is twice
+
+
+def test_a_family_must_exist() -> None:
+    with pytest.raises(ValueError, match="handler video: no such family 'films'; use one of tracking, user"):
+        Registry([handler(FAMILY="films"), DEFAULT], FAMILIES)
+
+
+def test_there_is_one_default_handler() -> None:
+    with pytest.raises(ValueError, match="no default handler"):
+        Registry([handler()], FAMILIES)
+    other = handler("rest", FAMILY="default", EVENT_TYPES=())
+    with pytest.raises(ValueError, match="default and rest are both default handlers"):
+        Registry([DEFAULT, other], FAMILIES)
+
+
+def test_only_the_default_handler_does_without_types() -> None:
+    with pytest.raises(ValueError, match="handler video has no EVENT_TYPES"):
+        Registry([handler(EVENT_TYPES=()), DEFAULT], FAMILIES)
+
+
+def test_the_default_family_may_have_handlers_of_named_types() -> None:
+    named = handler(FAMILY="default")
+    registry = Registry([named, DEFAULT], FAMILIES)
+    assert registry.handler_of("video_play") is named
+    assert registry.handler_of("anything") is DEFAULT
