@@ -1,0 +1,30 @@
+"""The aggregator: feeds the live tables from `events.settled`, one table update per message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from boost_streams.logs import get_logger
+from boost_streams.records import SettledDeltas
+from tables.live_counts import add_deltas
+
+_log = get_logger(__name__)
+
+
+class Aggregator:
+    """Takes what settled and adds it to the live counts. A view: what goes wrong is logged and passed over."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+
+    async def run(self, stream: Any) -> None:
+        """Aggregate until cancelled. Faust acknowledges by itself: a view may lose or repeat a little."""
+        async for event in stream.events():
+            deltas = event.value
+            if not isinstance(deltas, SettledDeltas):
+                continue
+            try:
+                key = deltas.project_id.bytes
+                self._table[key] = add_deltas(self._table.get(key) or {}, deltas)
+            except Exception as error:
+                _log.exception("live counts not updated", action="aggregate", error=str(error))

@@ -1,0 +1,206 @@
+"""The sweeper: publishes again what got stuck, and only that.
+
+Three kinds of work, all claimed in short transactions with `SKIP LOCKED`, so that any number of workers may sweep:
+
+* what is known not to be on the broker (a publish that failed, a worker that died) and retries that are due: at once;
+* what consumers have passed by and is still not settled after the threshold: at every tick;
+* what is merely queued behind a backlog is left alone: consumers record how far they are on every partition.
+
+Publishing spends nothing: an event's attempts are counted by its handler alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from boost_streams.errors import BrokerAway, Unavailable
+from boost_streams.ledger import Ledger
+from boost_streams.logs import get_logger
+from boost_streams.metrics import BATCHES_PUBLISHED
+from boost_streams.publishing import Publisher
+from boost_streams.records import EventRecord, RawEventBatch
+from db.batches import (
+    NOTHING_PASSED,
+    Claim,
+    ClaimedBatch,
+    claim_due_batches_across_projects,
+    claim_due_retries_across_projects,
+    release_batches_across_projects,
+    release_retries_across_projects,
+)
+from db.pool import Database
+from db.workers import Progress, progress_across_projects
+
+#: Messages on a partition are in the order of their publish times up to this much (seconds): the deadline of a
+#: send, the time between a claim and its send, and a good margin.
+ORDER_SLACK_SECONDS = 60.0
+#: How long to wait for consumers of the second hop to report after the first hop was read (seconds).
+_SECOND_HOP_SECONDS = 5.0
+#: How many bytes of payload one re-published message may carry; a batch with more goes out in several.
+MOST_MESSAGE_BYTES = 1024 * 1024
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Hops:
+    """The topics whose consumers must have passed a batch before it counts as stuck, and their partitions."""
+
+    first: str
+    second: tuple[str, ...]
+    partitions: int
+
+
+def passed_before(
+    rows: Sequence[Progress], topics: Sequence[str], partitions: int, not_before: dt.datetime
+) -> dt.datetime | None:
+    """Return the time before which everything published on these topics has been dealt with.
+
+    None when a partition has no progress recorded at or after `not_before`: nobody knows, so nothing is stuck.
+    """
+    fresh = {(row.topic, row.partition): row for row in rows if row.recorded_at >= not_before}
+    times = []
+    for topic in topics:
+        for partition in range(partitions):
+            row = fresh.get((topic, partition))
+            if row is None:
+                return None
+            slack = dt.timedelta(0) if row.caught_up else dt.timedelta(seconds=ORDER_SLACK_SECONDS)
+            times.append(row.passed_at - slack)
+    return min(times, default=None)
+
+
+class Sweeper:
+    """One worker's sweeper. Its two entries may be called at any time; they never overlap and never raise."""
+
+    def __init__(
+        self,
+        database: Database,
+        publisher: Publisher,
+        ledger: Ledger,
+        hops: Hops,
+        *,
+        stuck_after_seconds: float,
+        batch_size: int,
+        progress_seconds: float = 1.0,
+    ) -> None:
+        self._database = database
+        self._publisher = publisher
+        self._ledger = ledger
+        self._hops = hops
+        self._stuck_after = stuck_after_seconds
+        self._batch_size = batch_size
+        self._progress_seconds = progress_seconds
+        self._one_at_a_time = asyncio.Lock()
+
+    async def sweep_unpublished(self) -> int:
+        """Publish what is known not to be on the broker, and retries that are due; return how many events."""
+        return await self._guarded(NOTHING_PASSED)
+
+    async def sweep_stuck(self) -> int:
+        """Publish what consumers passed by and did not settle, as well; return how many events."""
+        try:
+            passed = await self.passed_at()
+        except Unavailable as error:
+            _log.warning("sweep skipped", action="sweep", error=error.message)
+            return 0
+        return await self._guarded(passed or NOTHING_PASSED)
+
+    async def passed_at(self) -> dt.datetime | None:
+        """Return the publish time before which what is unsettled is stuck, or None when nobody knows.
+
+        The second hop is read after the first one, from progress recorded later: a batch that the dispatcher
+        forwarded in between is then seen on the second hop and not taken for lost.
+        """
+        async with self._database.across_projects() as connection:
+            now, rows = await progress_across_projects(connection)
+        recent = now - dt.timedelta(seconds=5 * self._progress_seconds)
+        first = passed_before(rows, [self._hops.first], self._hops.partitions, recent)
+        if first is None:
+            return None
+        second = None
+        deadline = asyncio.get_running_loop().time() + _SECOND_HOP_SECONDS
+        while second is None and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(self._progress_seconds / 4)
+            async with self._database.across_projects() as connection:
+                _, rows = await progress_across_projects(connection)
+            second = passed_before(rows, self._hops.second, self._hops.partitions, now)
+        return None if second is None else min(first, second)
+
+    async def _guarded(self, passed_at: dt.datetime) -> int:
+        if self._one_at_a_time.locked():
+            return 0
+        async with self._one_at_a_time:
+            try:
+                return await self._drain(passed_at)
+            except (Unavailable, BrokerAway) as error:
+                _log.warning("sweep stopped", action="sweep", error=error.message)
+            except Exception as error:
+                _log.exception("sweep failed", action="sweep", error=str(error))
+            return 0
+
+    async def _drain(self, passed_at: dt.datetime) -> int:
+        """Claim and publish until nothing is due or the broker is away."""
+        published = 0
+        for retries in (False, True):
+            while await self._publisher.state.worth_trying():
+                seq = self._ledger.open()
+                try:
+                    claimed = await self._claim(passed_at, seq, retries=retries)
+                    await self._publish(claimed, retries=retries)
+                finally:
+                    self._ledger.close(seq)
+                if not claimed:
+                    break
+                published += sum(len(batch.events) for batch in claimed)
+        if published:
+            _log.info("swept", action="sweep_publish", count=published)
+        return published
+
+    async def _claim(self, passed_at: dt.datetime, seq: int, *, retries: bool) -> list[ClaimedBatch]:
+        claim = Claim(self._ledger.worker_id, seq, self._stuck_after)
+        claim_due = claim_due_retries_across_projects if retries else claim_due_batches_across_projects
+        async with self._database.across_projects() as connection:
+            return await claim_due(connection, claim, passed_at, self._batch_size)
+
+    async def _publish(self, claimed: Sequence[ClaimedBatch], *, retries: bool) -> None:
+        """Send what was claimed; whatever the broker did not take is released again.
+
+        Raises:
+            BrokerAway: The broker did not take everything.
+        """
+        results = await asyncio.gather(*(self._send(batch) for batch in claimed), return_exceptions=True)
+        failed = [batch for batch, result in zip(claimed, results, strict=True) if result is not None]
+        if not failed:
+            return
+        async with self._database.across_projects() as connection:
+            if retries:
+                await release_retries_across_projects(connection, [event for batch in failed for event in batch.events])
+            else:
+                await release_batches_across_projects(connection, sorted(batch.batch_id for batch in failed))
+        raise next(result for result in results if isinstance(result, BaseException))
+
+    async def _send(self, batch: ClaimedBatch) -> None:
+        for events in split_by_size(batch.events):
+            await self._publisher.send(RawEventBatch(batch.batch_id, batch.committed_at, batch.published_at, events))
+            BATCHES_PUBLISHED.labels(by="sweeper").inc()
+
+
+def split_by_size(events: Sequence[EventRecord]) -> Iterator[list[EventRecord]]:
+    """Yield events in messages of at most about `MOST_MESSAGE_BYTES`, at least one event each."""
+    part: list[EventRecord] = []
+    size = 0
+    for event in events:
+        event_size = len(msgspec.json.encode(event))
+        if part and size + event_size > MOST_MESSAGE_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(event)
+        size += event_size
+    if part:
+        yield part

@@ -1,0 +1,261 @@
+"""What a worker consists of: the one place that imports everything and wires it.
+
+    faust -A boost_streams.worker worker -l info
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+import socket
+import sys
+import threading
+import time
+from typing import Any
+from uuid import UUID
+
+import uuid_utils
+
+from agents.aggregator import Aggregator
+from agents.dead_letters import DeadLetters
+from agents.dispatcher import Dispatcher
+from agents.handlers import load_registry
+from agents.handling import HandlerLoop
+from agents.housekeeping import Housekeeping
+from agents.positions import ConsumerPositions
+from agents.progress import ConsumerProgress
+from agents.settlement import Settlement
+from agents.streams import run_agent
+from agents.sweeper import Hops, Sweeper
+from boost_streams.app import BoostApp, create_app
+from boost_streams.errors import ConfigurationError
+from boost_streams.ledger import Ledger
+from boost_streams.logs import get_logger
+from boost_streams.publishing import Publisher
+from boost_streams.records import DeadLetter, HandlerBatch, RawEventBatch, SettledDeltas
+from boost_streams.schema import RecordSchema
+from boost_streams.settings import Settings, load_settings
+from boost_streams.topics import (
+    DEAD_LETTER,
+    FAMILIES,
+    RAW_EVENTS,
+    SETTLED,
+    family_topic,
+    full_name,
+    partitions_of,
+)
+from db.pool import Database
+from db.redis import Redis
+from tables.live_counts import live_counts_table
+from web.auth import Authenticator
+from web.health import Health
+from web.intake import Intake
+from web.live import TableLiveCounts
+from web.middleware import MIDDLEWARES
+from web.routes import register
+from web.services import SERVICES, WebServices
+
+#: How often the sweeper looks for what is known to be unpublished, and for retries that are due (seconds).
+URGENT_SECONDS = 1.0
+#: From SIGTERM: requests in flight and messages in hand get this long, then the process must end (seconds).
+DRAIN_SECONDS = 4.0
+WATCHDOG_SECONDS = 9.0
+#: The exit code of a worker that the watchdog had to end.
+EXIT_WATCHDOG = 70
+
+_log = get_logger(__name__)
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+class Worker:
+    """The parts of one worker process, wired by their constructor; nothing is connected before the app starts."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.started_draining = False
+        roles = set(settings.boost_roles)
+        self.consumes = "agents" in roles
+        self.app = create_app(settings, {"client_max_size": settings.max_body_bytes, "middlewares": MIDDLEWARES})
+        self.app.producer_only = not self.consumes
+        self.app.conf.web_enabled = True
+        self.database = Database(settings.database_url)
+        self.redis = Redis(settings.redis_url)
+        self.ledger = Ledger(UUID(int=uuid_utils.uuid7().int), socket.gethostname(), settings.boost_roles)
+        self.progress = ConsumerProgress()
+        hop_topics = [full_name(settings, RAW_EVENTS), *(full_name(settings, family_topic(f)) for f in FAMILIES)]
+        self.hops = Hops(hop_topics[0], tuple(hop_topics[1:]), partitions_of(settings))
+        self.positions = ConsumerPositions(self.app, self.progress, hop_topics)
+        self.raw = self._publisher(RAW_EVENTS, RawEventBatch)
+        self.housekeeping = Housekeeping(settings, self.database, self.ledger, self._positions_or_nothing)
+        self.app.own_services = [self.housekeeping]
+        self.sweeper = Sweeper(
+            self.database,
+            self.raw,
+            self.ledger,
+            self.hops,
+            stuck_after_seconds=settings.sweep_stuck_after_seconds,
+            batch_size=settings.sweep_batch_size,
+        )
+        self.loops: list[Any] = []
+        table = live_counts_table(self.app, partitions_of(settings)) if self.consumes else None
+        self._wire_web("web" in roles, table)
+        if self.consumes:
+            self._wire_agents(table)
+        if "sweeper" in roles:
+            self._wire_sweeper()
+        self.app.before_stop.append(self.drain)
+        self.app.after_stop.append(self.leave)
+
+    def _publisher(self, topic: str, record_type: Any) -> Publisher:
+        return Publisher(self._topic(topic, record_type), self.app.broker_state)
+
+    def _topic(self, topic: str, record_type: Any) -> Any:
+        return self.app.topic(
+            full_name(self.settings, topic), schema=RecordSchema(record_type), partitions=partitions_of(self.settings)
+        )
+
+    # -- roles -----------------------------------------------------------------------------------------------
+
+    def _wire_web(self, ingests: bool, table: Any | None) -> None:
+        self.intake = Intake(
+            self.database,
+            self.raw,
+            self.ledger,
+            stuck_after_seconds=self.settings.sweep_stuck_after_seconds,
+            most_waiting_bytes=self.settings.max_waiting_bytes,
+        )
+        self.authenticator = Authenticator(self.database, self.redis, self.settings)
+        self.app.web.web_app[SERVICES] = WebServices(
+            settings=self.settings,
+            database=self.database,
+            authenticator=self.authenticator,
+            intake=self.intake,
+            health=Health(self.settings, self.database, self),
+            live=TableLiveCounts(self.app, table),
+        )
+        self.app.web.web_app.on_startup.append(self._start_web)
+        register(self.app, everything=ingests)
+
+    async def _start_web(self, _: Any) -> None:
+        await self.intake.start()
+        await self.authenticator.start()
+
+    def _wire_agents(self, table: Any) -> None:
+        registry = load_registry()
+        dead_letters = DeadLetters(self._publisher(DEAD_LETTER, DeadLetter), _now)
+        settlement = Settlement(self.database)
+        settled = self._publisher(SETTLED, SettledDeltas)
+        family_topics = {family: self._topic(family_topic(family), HandlerBatch) for family in FAMILIES}
+        dispatcher = Dispatcher(
+            registry,
+            {family: Publisher(topic, self.app.broker_state) for family, topic in family_topics.items()},
+            dead_letters,
+            self.progress,
+        )
+        self._agent("dispatcher", self._topic(RAW_EVENTS, RawEventBatch), dispatcher)
+        for family, topic in family_topics.items():
+            loop = HandlerLoop(
+                family, registry, settlement, self.progress, dead_letters, settled, self, _now
+            )
+            self._agent(family, topic, loop)
+        self._agent("aggregator", self._topic(SETTLED, SettledDeltas), Aggregator(table))
+
+    def _agent(self, name: str, topic: Any, loop: Any) -> None:
+        async def agent(stream: Any) -> None:
+            await run_agent(name, loop.run(stream))
+
+        self.app.agent(topic, name=f"agents.{name}", concurrency=1)(agent)
+
+    def _wire_sweeper(self) -> None:
+        @self.app.timer(interval=self.settings.sweep_interval_seconds, name="sweeper")  # type: ignore[untyped-decorator]
+        async def sweep_stuck() -> None:
+            if not self.started_draining:
+                await self.sweeper.sweep_stuck()
+
+        @self.app.timer(interval=URGENT_SECONDS, name="sweeper_urgent")  # type: ignore[untyped-decorator]
+        async def sweep_unpublished() -> None:
+            if not self.started_draining:
+                await self.sweeper.sweep_unpublished()
+
+    # -- what health asks ------------------------------------------------------------------------------------
+
+    def broker_problem(self) -> str | None:
+        """Say why the broker counts as away."""
+        return self.app.broker_state.problem
+
+    def assignment_problem(self) -> str | None:
+        """Say why this worker has no partitions; a worker without agents needs none."""
+        if not self.consumes or self.positions.assigned():
+            return None
+        return "partitions are not assigned yet: the consumer group is joining or rebalancing"
+
+    def draining(self) -> bool:
+        """Tell whether this worker is stopping."""
+        return self.started_draining
+
+    async def _positions_or_nothing(self) -> Any:
+        return await self.positions() if self.consumes else None
+
+    # -- stop ------------------------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Stop listening, answer what is in flight, commit and publish it, let agents finish what is in hand."""
+        self.started_draining = True
+        _watchdog()
+        _log.info("draining", action="drain", worker_id=str(self.ledger.worker_id))
+        deadline = time.monotonic() + DRAIN_SECONDS
+        await _stop_listening(self.app)
+        await self.intake.drain(DRAIN_SECONDS / 2)
+        while self.progress.in_hand and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+
+    async def leave(self) -> None:
+        """Hand over what is not accounted for, and close."""
+        try:
+            await self.intake.release_unpublished()
+            await self.housekeeping.leave()
+        finally:
+            await self.intake.stop()
+            await self.authenticator.stop()
+            await self.redis.close()
+            await self.database.close()
+            _log.info("stopped", action="stop", worker_id=str(self.ledger.worker_id))
+
+
+async def _stop_listening(app: BoostApp) -> None:
+    runner = app.web._runner
+    for site in list(runner.sites):
+        await site.stop()
+
+
+def _watchdog() -> None:
+    """End the process if stopping takes too long; what is not acknowledged comes again."""
+
+    def end() -> None:
+        time.sleep(WATCHDOG_SECONDS)
+        sys.stderr.write("boost: stopping took too long; leaving without acknowledging\n")
+        os._exit(EXIT_WATCHDOG)
+
+    threading.Thread(target=end, name="watchdog", daemon=True).start()
+
+
+def create_worker() -> Worker:
+    """Read the settings and build a worker; wrong settings end the process with exit code 2 and no traceback."""
+    try:
+        settings = load_settings()
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error.message}\n")
+        raise SystemExit(2) from None
+    if sys.platform != "win32":
+        import uvloop
+
+        uvloop.install()
+    return Worker(settings)
+
+
+worker = create_worker()
+app = worker.app

@@ -1,0 +1,48 @@
+"""Every path and its methods, as Faust web views."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+from faust.web.views import View
+
+from web import health, ingest, keys, live, queries
+from web.services import Handler
+
+ROUTES: Mapping[str, Mapping[str, Handler]] = {
+    "/events": {"post": ingest.accept_event, "get": queries.list_events},
+    "/events/{id}": {"get": queries.get_event},
+    "/events/{id}/retry": {"post": queries.retry_event},
+    "/live/counts": {"get": live.live_counts},
+    "/auth/api-keys": {"post": keys.create_key, "get": keys.list_keys},
+    "/auth/api-keys/{id}": {"delete": keys.revoke_key},
+    "/health": {"get": health.detail},
+    "/health/live": {"get": health.live},
+    "/health/ready": {"get": health.ready},
+    "/metrics": {"get": health.metrics},
+}
+
+
+#: What a worker without the `web` role answers: its health, and what it holds of the live tables.
+_WITHOUT_WEB_ROLE = ("/health", "/health/live", "/health/ready", "/metrics", "/live/counts")
+
+
+def register(app: Any, *, everything: bool) -> None:
+    """Add a Faust view for every path, or only for health, metrics and live tables."""
+    for path, methods in ROUTES.items():
+        if everything or path in _WITHOUT_WEB_ROLE:
+            app.page(path)(_view(path, methods))
+
+
+def _view(path: str, methods: Mapping[str, Handler]) -> type[View]:
+    def method(handler: Handler) -> Any:
+        async def answer(self: View, request: web.Request, **_: str) -> web.StreamResponse:
+            return await handler(request)
+
+        answer.__doc__ = handler.__doc__
+        return answer
+
+    name = "".join(part.strip("{}").title() for part in path.replace("-", "/").split("/")) + "View"
+    return type(name, (View,), {name: method(handler) for name, handler in methods.items()})
