@@ -119,9 +119,11 @@ def _show(ready: Ready, options: DevOptions) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"\n[bold green]Boost is running[/] at [bold]{ready.url}[/]\n")
     console.print(f"  API key   [bold]{ready.api_key}[/]")
-    console.print(f"  Database  {ready.database_url}", markup=False)
+    own = options.database_url and "yours (DATABASE_URL)"  # which may hold a password
+    console.print(f"  Database  {own or ready.database_url}", markup=False)
     console.print(f"  Broker    {ready.kafka_broker}", markup=False)
-    console.print(f"  Redis     {ready.redis_url or 'none'}", markup=False)
+    cache = options.redis_url and "yours (REDIS_URL)"
+    console.print(f"  Redis     {cache or ready.redis_url or 'none'}", markup=False)
     console.print(f"  Logs      {options.data_dir / 'logs'}", markup=False)
     console.print("\nSend a first event:\n")
     console.print(f"  {curl_line(ready)}\n", markup=False)

@@ -155,7 +155,7 @@ class DevSession:
         key_file.write_text(project.api_key)
         if self._broker and (released := await release_unsettled(self._database_url)):
             self._say(
-                f"{released} events were still pending; the broker has forgotten them: publishing again"
+                f"{released} batches were not settled and the broker forgot them: publishing them again"
             )
 
     def _key_file(self) -> Path:
