@@ -128,7 +128,6 @@ class DevSession:
         self._say("starting " + ", ".join([*(server.name for server in servers), "workers"]))
         starts = {server.name: self._supervisor.launch(server.start) for server in servers}
         import db.bootstrap
-
         import db.migrate  # noqa: F401
 
         if self._postgres:
@@ -143,7 +142,6 @@ class DevSession:
     async def _bootstrap(self) -> None:
         """Bring the schema up to date, make the demo project and its key, and release what was under way."""
         from db.bootstrap import ensure_demo_project, release_unsettled
-
         from db.migrate import migrate
 
         await migrate(self._database_url)
