@@ -32,6 +32,21 @@ CONNECT_SECONDS = 5.0
 #: What a client should wait after "unavailable" (seconds).
 RETRY_AFTER_SECONDS = 1.0
 
+#: Every statement of the pools looks rows up by key, so its plan must not hang on statistics: a partition
+#: analysed while empty gets a sequential scan in every cached plan, and keeps it while it fills
+#: (tests/integration/test_plans.py). A table that no index leads into is still read in sequence.
+_PLAN_SETTINGS = {
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    # Without it a list joined to a range of ids may be planned range first, list again for every row: quadratic.
+    "enable_material": "off",
+    # A generic plan takes a list for ten rows, and so looks each up by key; and nothing is planned per call.
+    "plan_cache_mode": "force_generic_plan",
+    "jit": "off",
+}
+
 _SET_PROJECT = "SELECT set_config('boost.project_id', $1, true)"
 
 #: What asyncpg raises when the server, or the way to it, is gone; nothing was decided about the data.
@@ -105,6 +120,7 @@ class Database:
                         "timezone": "UTC",
                         # A transaction whose client froze must not hold its locks for ever.
                         "idle_in_transaction_session_timeout": "30000",
+                        **_PLAN_SETTINGS,
                     },
                 )
 

@@ -1,0 +1,222 @@
+"""The hot statements keep to one partition and its primary key, whatever was cached and whatever was analysed.
+
+Thirty days of events, the next day's partition empty and analysed: there a plan made from statistics reads in
+sequence, and a cached plan goes on doing so while the partition fills.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from boost_streams.event_id import first_id_of_day, id_at, last_of
+from db import batches, events, settlement
+from db.partitions import ensure_partitions
+from db.pool import Database
+
+DAYS = 30
+EVENTS_A_DAY = 1_000
+EVENTS_A_BATCH = 100
+MODES = ("force_custom_plan", "force_generic_plan")
+ROLES = {"boost_pipeline": "across_projects", "boost_tenant": "for_project"}
+
+FILL = """
+INSERT INTO events (id, project_id, event_type, status, payload, occurred_at)
+SELECT (lpad(to_hex($1::bigint + n * 1000), 12, '0') || '70008000' || lpad(to_hex(n), 12, '0'))::uuid, $2,
+       'page_view', CASE WHEN n % 50 = 0 THEN 'failed' ELSE 'processed' END, '{"url": "/x"}', now()
+FROM generate_series(1, $3::int) AS n
+"""
+
+
+@dataclass(frozen=True)
+class Month:
+    """Thirty days with events, and the next one without."""
+
+    database: Database
+    project_id: UUID
+    today: dt.date
+    tomorrow: dt.date
+
+    def ids(self, day: dt.date) -> list[UUID]:
+        first = id_at(dt.datetime(day.year, day.month, day.day, 3, tzinfo=dt.UTC)).int
+        return [UUID(int=first + n) for n in range(EVENTS_A_BATCH)]
+
+
+@pytest.fixture
+async def month(database: Database, project: Any, other_project: Any) -> Month:
+    async with database.across_projects() as connection:
+        now: dt.datetime = await connection.fetchval("SELECT now()")
+    for back in range(DAYS, -1, -1):
+        await ensure_partitions(database, now=now - dt.timedelta(days=back))
+    async with database.across_projects() as connection:
+        for back in range(DAYS):
+            midnight_ms = first_id_of_day(now.date() - dt.timedelta(days=back)).int >> 80
+            for filled in (project, other_project):
+                await connection.execute(FILL, midnight_ms + (filled is project), filled.id, EVENTS_A_DAY)
+    owner = await database.connect(role="boost_owner")
+    try:
+        await owner.execute("ANALYZE events")
+    finally:
+        await owner.close()
+    return Month(database, project.id, now.date(), now.date() + dt.timedelta(days=1))
+
+
+def literal(value: Any, kind: str) -> str:
+    if value is None:
+        return f"NULL::{kind}"
+    if isinstance(value, list):
+        return "ARRAY[" + ", ".join(literal(item, kind[:-2]) for item in value) + f"]::{kind}"
+    return f"'{value}'::{kind}"
+
+
+async def explain(connection: Any, statement: str, arguments: list[tuple[Any, str]], mode: str) -> Any:
+    """Run a prepared statement under EXPLAIN ANALYZE, rolled back, and return its plan."""
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
+        kinds = ", ".join(kind for _, kind in arguments)
+        await connection.execute(f"PREPARE hot ({kinds}) AS {statement}")
+        values = ", ".join(literal(value, kind) for value, kind in arguments)
+        plan = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE hot ({values})")
+        return json.loads(plan)[0]["Plan"]
+    finally:
+        await transaction.rollback()
+        await connection.execute("DEALLOCATE ALL")
+        await connection.reload_schema_state()
+
+
+def nodes(plan: Any) -> list[Any]:
+    return [plan, *(node for child in plan.get("Plans", []) for node in nodes(child))]
+
+
+def scans_of_events(plan: Any) -> list[Any]:
+    """Return the nodes that read partitions of `events`."""
+    return [
+        node
+        for node in nodes(plan)
+        if re.fullmatch(r"events_\d{8}", node.get("Relation Name", "")) and node["Node Type"] != "ModifyTable"
+    ]
+
+
+def assert_reads_by_key(plan: Any, *, partitions: int) -> None:
+    """Assert that every partition read is read through its primary key, project first, and that few are read."""
+    scans = scans_of_events(plan)
+    text = json.dumps(plan, indent=1)
+    assert scans, text
+    assert not [node for node in nodes(plan) if node["Node Type"] == "Seq Scan"], text
+    assert len({scan["Relation Name"] for scan in scans}) <= partitions, text
+    for scan in scans:
+        assert scan["Node Type"] in ("Index Scan", "Index Only Scan"), text
+        assert "project_id = " in scan["Index Cond"], text
+
+
+def move(month: Month, day: dt.date) -> list[tuple[Any, str]]:
+    ids = month.ids(day)
+    count = len(ids)
+    return [
+        ([month.project_id] * count, "uuid[]"),
+        (ids, "uuid[]"),
+        ([0] * count, "int[]"),
+        (["processed"] * count, "text[]"),
+        ([0] * count, "int[]"),
+        ([None] * count, "jsonb[]"),
+        (min(ids), "uuid"),
+        (max(ids), "uuid"),
+        ([month.project_id], "uuid[]"),
+    ]
+
+
+def pending_of_batch(month: Month, day: dt.date) -> list[tuple[Any, str]]:
+    first = month.ids(day)[0]
+    return [([month.project_id], "uuid[]"), (first, "uuid"), (last_of(first), "uuid")]
+
+
+def pending_of_retries(month: Month, day: dt.date) -> list[tuple[Any, str]]:
+    ids = month.ids(day)
+    pairs = [([month.project_id] * len(ids), "uuid[]"), (ids, "uuid[]"), ([1] * len(ids), "int[]")]
+    return [*pairs, (min(ids), "uuid"), (max(ids), "uuid")]
+
+
+def by_id(month: Month, day: dt.date) -> list[tuple[Any, str]]:
+    return [(month.project_id, "uuid"), (month.ids(day)[0], "uuid")]
+
+
+def by_ids(month: Month, day: dt.date) -> list[tuple[Any, str]]:
+    ids = month.ids(day)
+    return [
+        (month.project_id, "uuid"), (ids, "uuid[]"), (min(ids), "uuid"), (max(ids), "uuid"), (None, "text")
+    ]  # fmt: skip
+
+
+Arguments = Callable[[Month, dt.date], list[tuple[Any, str]]]
+
+
+@pytest.mark.parametrize(
+    ("statement", "arguments", "role"),
+    [
+        pytest.param(settlement._MOVE, move, "boost_pipeline", id="settle"),
+        pytest.param(batches._PENDING_OF_BATCH, pending_of_batch, "boost_pipeline", id="sweep-batch"),
+        pytest.param(batches._COUNT_PENDING, pending_of_batch, "boost_pipeline", id="reconcile-batch"),
+        pytest.param(batches._PENDING_OF_RETRIES, pending_of_retries, "boost_pipeline", id="sweep-retries"),
+        pytest.param(events._BY_ID, by_id, "boost_tenant", id="by-id"),
+        pytest.param(events._BY_IDS, by_ids, "boost_tenant", id="by-ids"),
+        pytest.param(events._RETRY, by_id, "boost_tenant", id="retry"),
+        pytest.param(events._STATUS, by_id, "boost_tenant", id="status"),
+    ],
+)
+async def test_statement_reads_one_partition_by_key(
+    month: Month, statement: str, arguments: Arguments, role: str
+) -> None:
+    for day in (month.today, month.tomorrow):
+        for mode in MODES:
+            plan = await explain_as(
+                role, month, lambda c, d=day, m=mode: explain(c, statement, arguments(month, d), m)
+            )
+            assert_reads_by_key(plan, partitions=1)
+
+
+async def explain_as(role: str, month: Month, run: Callable[[Any], Awaitable[Any]]) -> Any:
+    if role == "boost_tenant":
+        async with month.database.for_project(month.project_id) as connection:
+            return await run(connection)
+    async with month.database.across_projects() as connection:
+        return await run(connection)
+
+
+def scan(month: Month, low: UUID, high: UUID, wanted: str | None, window: int) -> list[tuple[Any, str]]:
+    return [
+        (month.project_id, "uuid"),
+        (low, "uuid"),
+        (high, "uuid"),
+        (wanted, "text"),
+        (None, "text"),
+        (window, "bigint"),
+    ]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_list_reads_no_more_than_its_window_of_thirty_days(month: Month, mode: str) -> None:
+    window = 1_500
+    everything = scan(month, events._OLDEST, events._NEWEST, "pending", window)
+    plan = await explain_as("boost_tenant", month, lambda c: explain(c, events._SCAN, everything, mode))
+    assert_reads_by_key(plan, partitions=100)
+    assert not [node for node in nodes(plan) if "Sort" in node["Node Type"]], json.dumps(plan, indent=1)
+    read = sum(node["Actual Rows"] * node["Actual Loops"] for node in scans_of_events(plan))
+    assert 0 < read <= window
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_list_of_one_day_reads_one_partition(month: Month, mode: str) -> None:
+    for day in (month.today, month.tomorrow):
+        bounds = first_id_of_day(day), first_id_of_day(day + dt.timedelta(days=1))
+        of_day = scan(month, *bounds, None, 50)
+        plan = await explain_as("boost_tenant", month, lambda c, a=of_day: explain(c, events._SCAN, a, mode))
+        assert_reads_by_key(plan, partitions=1)
