@@ -172,7 +172,7 @@ async def test_failed_event_is_tried_again(database: Database, project: Any) -> 
     assert (event.status, event.attempt, event.error, event.settled_at) == ("pending", 1, None, None)
     async with database.across_projects() as connection:
         row = await connection.fetchrow(
-            "SELECT attempt, due_at <= now() AS due, last_published_at FROM event_retries WHERE event_id = $1",
+            "SELECT attempt, due_at <= now() AS due, last_published_at FROM event_retries WHERE event_id=$1",
             ids[0],
         )
     assert dict(row) == {"attempt": 1, "due": True, "last_published_at": None}
