@@ -1,0 +1,129 @@
+"""Fixtures that every test may use. Real servers; each test has a database of its own.
+
+`TEST_DATABASE_URL` and `TEST_REDIS_URL` name servers to use instead of our own; with `BOOST_TEST_ALL=1` a
+test that needs a real Kafka fails, instead of being skipped, where there is no Java or Maven.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+# What is imported here, every test run pays for: the rest is imported where it is needed.
+if TYPE_CHECKING:
+    from boost_streams.embedded.kafka import LocalKafka
+    from boost_streams.settings import Settings
+    from db.pool import Database
+    from tests.support.projects import TestProject
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a real Kafka where none can be started, and say why."""
+    needing = [item for item in items if item.get_closest_marker("kafka")]
+    if not needing or os.environ.get("BOOST_TEST_ALL") == "1":
+        return
+    from boost_streams.embedded.kafka import kafka_available
+
+    if reason := kafka_available():
+        for item in needing:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """The URL of a PostgreSQL server: `TEST_DATABASE_URL`, or one of our own for this session."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield url
+        return
+    from tests.support.servers import running_postgres
+
+    with running_postgres() as server:
+        yield server.url()
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_url: str) -> Iterator[str]:
+    """The name of a database with the newest schema and partitions around today, made once."""
+    from tests.support.databases import migrated_template
+
+    with migrated_template(postgres_url) as name:
+        yield name
+
+
+@pytest.fixture
+def database_url(postgres_url: str, template_database: str) -> Iterator[str]:
+    """The URL of a migrated database that is this test's alone."""
+    from tests.support.databases import fresh_database
+
+    with fresh_database(postgres_url, template=template_database) as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database_url(postgres_url: str) -> Iterator[str]:
+    """The URL of a database without any schema, this test's alone."""
+    from tests.support.databases import fresh_database
+
+    with fresh_database(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """The pools of this test's database, open."""
+    from db.pool import Database
+
+    opened = Database(database_url, pipeline_connections=6, tenant_connections=4)
+    await opened.open()
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """The URL of a Redis: `TEST_REDIS_URL`, or one of our own for this session. A test uses its own keys."""
+    if url := os.environ.get("TEST_REDIS_URL"):
+        yield url
+        return
+    from tests.support.servers import running_redis
+
+    with running_redis() as server:
+        yield server.url
+
+
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    """Settings with this test's database, no Redis, and otherwise the defaults."""
+    from boost_streams.settings import load_settings
+
+    return load_settings({"NODE_ENV": "test", "DATABASE_URL": database_url, "REDIS_URL": ""})
+
+
+@pytest.fixture
+async def project(database: Database) -> TestProject:
+    """A project with a key."""
+    from tests.support.projects import make_project
+
+    return await make_project(database, "shop")
+
+
+@pytest.fixture
+async def other_project(database: Database) -> TestProject:
+    """Another organization's project with a key."""
+    from tests.support.projects import make_project
+
+    return await make_project(database, "forum", organization="others")
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[LocalKafka]:
+    """A real Apache Kafka for this session; its tests are marked `kafka`."""
+    from tests.support.servers import running_kafka
+
+    with running_kafka() as server:
+        yield server

@@ -1,0 +1,1 @@
+"""What several tests need: servers, databases, projects, and waiting with a deadline."""
