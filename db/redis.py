@@ -29,7 +29,7 @@ _MOST_CONNECTIONS = 16
 _log = get_logger(__name__)
 
 
-class RedisClient:
+class Redis:
     """A client that never raises. With no URL it does nothing and finds nothing."""
 
     def __init__(self, url: str | None, *, clock: Callable[[], float] = time.monotonic) -> None:

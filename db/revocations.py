@@ -1,8 +1,8 @@
 """Hears of revoked API keys within milliseconds, and knows when it does not.
 
 One LISTEN connection per worker. What it has heard is complete from `heard_since()` on: a key that was read
-from the database at or after that time, and of whose revocation nothing was heard, is still valid. A heartbeat
-on the same connection tells silence from a dead peer: the server sends notifications in order with its answers,
+from the database at or after that time, and of whose revocation nothing was heard, is still valid. A
+heartbeat on the same connection tells silence from a dead peer: notifications come in order with its answers,
 so a worker that was paused, or cut off without a word, stops trusting before a second has passed.
 """
 

@@ -2,9 +2,9 @@
 
 A look-up goes through the process's own cache, then Redis, then PostgreSQL. A revoked key must be refused on
 every worker within a second, so both caches are believed only as far as `RevocationSubscription` vouches for
-them: an entry that was read from the database after the subscription began, and of whose revocation nothing was
-heard. While the subscription is lost, every look-up goes to PostgreSQL. Tombstones, here and in Redis, keep a
-reader that was overtaken by the revocation from putting the key back.
+them: an entry that was read from the database after the subscription began, and of whose revocation nothing
+was heard. While the subscription is lost, every look-up goes to PostgreSQL. Tombstones, here and in Redis, keep
+a reader that was overtaken by the revocation from putting the key back.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from boost_streams.logs import get_logger
 from boost_streams.settings import Settings
 from db.api_keys import TOUCH_SECONDS, FoundKey, find_by_hash_across_projects, touch_across_projects
 from db.pool import Database
-from db.redis import RedisClient
+from db.redis import Redis
 from db.revocations import RevocationSubscription
 from web.key_cache import ExpiringMap, KeyCache
 
@@ -95,7 +95,7 @@ class Authenticator:
     def __init__(
         self,
         database: Database,
-        redis: RedisClient,
+        redis: Redis,
         settings: Settings,
         *,
         clock: Callable[[], float] = time.monotonic,
