@@ -9,6 +9,8 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+import msgspec
+
 from boost_streams.errors import BrokerAway
 from boost_streams.events import Event
 from boost_streams.logs import get_logger
@@ -82,7 +84,12 @@ class HandlerLoop:
         by_handler: dict[str, list[Event]] = defaultdict(list)
         settled: list[Settled] = []
         for record in records:
-            event = Event.of_record(record)
+            try:
+                event = Event.of_record(record)
+            except msgspec.DecodeError as error:
+                unreadable = Event.of_record(msgspec.structs.replace(record, payload=msgspec.Raw(b"{}")))
+                settled.append(Settled(unreadable, failed("malformed_payload", "payload", str(error))))
+                continue
             by_handler[self._registry.handler_of(event.event_type).name].append(event)
         for events in by_handler.values():
             handler = self._registry.handler_of(events[0].event_type)

@@ -1,4 +1,4 @@
-"""`GET /health/live`, `/health/ready`, `/health`, `/metrics`: is the process up, may it get requests, how is all.
+"""`GET /health/live`, `/health/ready`, `/health`, `/metrics`: is the process up, may it get requests, what is amiss.
 
 Every check has a deadline, and what is asked of servers is remembered for half a second, so that no number of
 probes can load the database. No answer shows data of a tenant.

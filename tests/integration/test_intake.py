@@ -1,0 +1,158 @@
+"""Group commit: one batch per commit, an offender alone is refused, messageIds are stored once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from boost_streams.errors import Invalid, Overloaded, Unauthorized
+from boost_streams.ledger import Ledger
+from boost_streams.publishing import BrokerState, Publisher
+from db.intake import NewEvent, swap_key_generations_across_projects
+from db.pool import Database
+from db.projects import delete_project_across_projects
+from tests.support.projects import make_project
+from tests.support.waiting import eventually
+from web.intake import Accepted, Intake
+
+
+def new_intake(database: Database, **changes: Any) -> Intake:
+    """An intake whose broker is away: every batch is left to the sweeper."""
+    options = {"stuck_after_seconds": 300, "most_waiting_bytes": 1 << 20, **changes}
+    return Intake(
+        database, Publisher(None, BrokerState(("127.0.0.1:1",))), Ledger(uuid4(), "test", ("web",)), **options
+    )
+
+
+@pytest.fixture
+async def intake(database: Database) -> AsyncIterator[Intake]:
+    intake = new_intake(database)
+    await intake.start()
+    yield intake
+    await intake.stop()
+
+
+async def rows(database: Database, sql: str, *args: object) -> list[Any]:
+    async with database.across_projects() as connection:
+        return await connection.fetch(sql, *args)
+
+
+async def test_requests_that_wait_together_are_committed_together(database: Database, intake: Intake) -> None:
+    project = await make_project(database)
+    answers = await asyncio.gather(*(intake.submit([NewEvent(project.id, "x", b"{}")]) for _ in range(100)))
+    ids = {answer.id for (answer,) in answers if isinstance(answer, Accepted)}
+    assert len(ids) == 100
+    batches = await rows(database, "SELECT unsettled, first_id, last_id FROM event_batches")
+    assert sum(batch["unsettled"] for batch in batches) == 100
+    assert len(batches) < 20
+    assert all(any(b["first_id"] <= event_id <= b["last_id"] for b in batches) for event_id in ids)
+
+
+async def test_a_poisoned_value_costs_its_own_request_only(database: Database, intake: Intake) -> None:
+    project = await make_project(database)
+    events = [NewEvent(project.id, "x", b"{}") for _ in range(20)]
+    events[7] = NewEvent(project.id, "x", b'{"a": "\\u0000"}')
+    events[13] = NewEvent(project.id, "x", b'{"a": 1e999999}')
+    answers = await intake.submit(events)
+    assert [n for n, answer in enumerate(answers) if isinstance(answer, Invalid)] == [7, 13]
+    stored = await rows(database, "SELECT id FROM events ORDER BY id")
+    assert {row["id"] for row in stored} == {answer.id for answer in answers if isinstance(answer, Accepted)}
+    (left,) = await rows(database, "SELECT sum(unsettled) AS n FROM event_batches")
+    assert left["n"] == 18
+
+
+async def test_a_project_deleted_meanwhile_costs_its_own_requests_only(database: Database, intake: Intake) -> None:
+    project, other = await make_project(database), await make_project(database, "other")
+    async with database.across_projects() as connection:
+        await delete_project_across_projects(connection, other.id)
+    answers = await asyncio.gather(
+        *(intake.submit([NewEvent(owner, "x", b"{}")]) for owner in (project.id, other.id, project.id))
+    )
+    assert [type(answer) for (answer,) in answers] == [Accepted, Unauthorized, Accepted]
+
+
+async def test_a_message_id_is_stored_once(database: Database, intake: Intake) -> None:
+    project, other = await make_project(database), await make_project(database, "other")
+    event = NewEvent(project.id, "x", b"{}", message_id="m-1")
+    answers = await asyncio.gather(*(intake.submit([event]) for _ in range(30)))
+    taken = [answer for (answer,) in answers]
+    assert len({answer.id for answer in taken}) == 1
+    assert sum(not answer.duplicate for answer in taken) == 1
+    assert len(await rows(database, "SELECT 1 FROM events")) == 1
+    ((elsewhere,),) = [await intake.submit([NewEvent(other.id, "x", b"{}", message_id="m-1")])]
+    assert not elsewhere.duplicate
+
+
+async def test_a_message_id_within_one_request(database: Database, intake: Intake) -> None:
+    project = await make_project(database)
+    event = NewEvent(project.id, "x", b"{}", message_id="m-1")
+    first, second = await intake.submit([event, event])
+    assert first.id == second.id
+    assert (first.duplicate, second.duplicate) == (False, True)
+
+
+async def test_two_workers_take_the_same_message_ids(database: Database) -> None:
+    project = await make_project(database)
+    workers = [new_intake(database), new_intake(database)]
+    for worker in workers:
+        await worker.start()
+    events = [NewEvent(project.id, "x", b"{}", message_id=f"m-{n}") for n in range(50)]
+    answers = await asyncio.gather(
+        workers[0].submit(events), workers[1].submit(events[::-1]), workers[0].submit(events[25:])
+    )
+    ids = [{e.message_id: a.id for e, a in zip(sent, got, strict=True)} for sent, got in
+           zip((events, events[::-1], events[25:]), answers, strict=True)]
+    assert ids[0] == ids[1]
+    assert len(await rows(database, "SELECT 1 FROM events")) == 50
+    for worker in workers:
+        await worker.stop()
+
+
+async def test_message_ids_survive_a_swap_of_generations(database: Database, intake: Intake) -> None:
+    project = await make_project(database)
+    event = NewEvent(project.id, "x", b"{}", message_id="m-1")
+    (first,) = await intake.submit([event])
+    for expected_duplicate in (True, False):
+        await rows(database, "UPDATE event_key_generation SET created_at = now() - interval '8 days'")
+        async with database.across_projects() as connection:
+            assert await swap_key_generations_across_projects(connection, 7)
+            assert not await swap_key_generations_across_projects(connection, 7)
+        (again,) = await intake.submit([event])
+        assert again.duplicate is expected_duplicate
+        if expected_duplicate:
+            assert again.id == first.id
+
+
+async def test_overload_is_answered_at_once(database: Database) -> None:
+    project = await make_project(database)
+    intake = new_intake(database, most_waiting_bytes=2000)  # never started: nothing leaves the queue
+    waiting = [asyncio.create_task(intake.submit([NewEvent(project.id, "x", b"{}")])) for _ in range(7)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded) as caught:
+        await intake.submit([NewEvent(project.id, "x", b"x" * 1000)])
+    assert caught.value.retry_after is not None
+    await intake.start()
+    assert all(isinstance(answer, Accepted) for (answer,) in await asyncio.gather(*waiting))
+    await intake.stop()
+
+
+async def test_what_was_not_published_is_known_to_the_database(database: Database, intake: Intake) -> None:
+    project = await make_project(database)
+    await intake.submit([NewEvent(project.id, "x", b"{}")])
+
+    async def released() -> bool:
+        return bool(await rows(database, "SELECT 1 FROM event_batches WHERE last_published_at IS NULL"))
+
+    await eventually(released, deadline=10)
+    assert intake._ledger.open_count == 0
+
+
+async def test_ids_are_consecutive_within_a_batch(database: Database, intake: Intake) -> None:
+    project = await make_project(database)
+    answers = await intake.submit([NewEvent(project.id, "x", b"{}") for _ in range(5)])
+    first = answers[0].id.int
+    assert [answer.id for answer in answers] == [UUID(int=first + n) for n in range(5)]
