@@ -6,14 +6,14 @@ import asyncio
 from collections import defaultdict
 from typing import Any
 
-from boost_streams.errors import BrokerAway
-from boost_streams.logs import get_logger
-from boost_streams.publishing import Publisher
-from boost_streams.records import EventRecord, HandlerBatch, RawEventBatch
 from agents.dead_letters import DeadLetters
 from agents.progress import ConsumerProgress
 from agents.registry import Registry
 from agents.streams import Taken, ready_batches
+from boost_streams.errors import BrokerAway
+from boost_streams.logs import get_logger
+from boost_streams.publishing import Publisher
+from boost_streams.records import EventRecord, HandlerBatch, RawEventBatch
 
 #: About how many events the dispatcher takes at a time.
 MOST_EVENTS = 4000

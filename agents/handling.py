@@ -11,18 +11,18 @@ from uuid import UUID
 
 import msgspec
 
-from boost_streams.errors import BrokerAway
-from boost_streams.events import Event
-from boost_streams.logs import get_logger
-from boost_streams.outcomes import Failed, Outcome, Processed, TryAgain, failed, try_again
-from boost_streams.publishing import Publisher
-from boost_streams.records import DeadLetter, EventRecord, HandlerBatch, Malformed
 from agents.dead_letters import DeadLetters
 from agents.dispatcher import acknowledge
 from agents.progress import ConsumerProgress
 from agents.registry import Handler, Registry
 from agents.settlement import Settled, Settlement, deltas_of
 from agents.streams import Taken, ready_batches
+from boost_streams.errors import BrokerAway
+from boost_streams.events import Event
+from boost_streams.logs import get_logger
+from boost_streams.outcomes import Failed, Outcome, Processed, TryAgain, failed, try_again
+from boost_streams.publishing import Publisher
+from boost_streams.records import DeadLetter, EventRecord, HandlerBatch, Malformed
 
 #: About how many events are handled and settled together.
 MOST_EVENTS = 1000
@@ -153,10 +153,11 @@ def _handle(handler: Handler, event: Event, prepared: Mapping[UUID, Any] | Outco
     if isinstance(prepared, Processed | Failed | TryAgain):
         return prepared
     try:
-        outcome = handler.handle(event) if handler.prepare is None else handler.handle(event, prepared.get(event.id))
+        arguments = () if handler.prepare is None else (prepared.get(event.id),)
+        outcome: object = handler.handle(event, *arguments)
     except Exception as error:
         _log.exception("a handler raised", action="handler_raised", handler=handler.name, event_id=str(event.id))
         return failed("handler_raised", None, f"{type(error).__name__}: {error}")
-    if not isinstance(outcome, Processed | Failed | TryAgain):
-        return failed("handler_answer", None, f"handler {handler.name} answered {type(outcome).__name__}, not an Outcome")
-    return outcome
+    if isinstance(outcome, Processed | Failed | TryAgain):
+        return outcome
+    return failed("handler_answer", None, f"handler {handler.name} answered {type(outcome).__name__}, not an Outcome")

@@ -45,7 +45,9 @@ class Housekeeping(Service):
 
     logger = logging.getLogger(__name__)
 
-    def __init__(self, settings: Settings, database: Database, ledger: Ledger, positions: Positions, **kwargs: Any) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, ledger: Ledger, positions: Positions, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self._settings = settings
         self._database = database

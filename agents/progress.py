@@ -43,9 +43,7 @@ class ConsumerProgress:
         """How many messages are taken and not acknowledged."""
         return sum(len(state.unacknowledged) for state in self._partitions.values())
 
-    def position(
-        self, topic: str, partition: int, *, committed: int, beginning: int, end: int
-    ) -> dt.datetime | None:
+    def position(self, topic: str, partition: int, *, committed: int, beginning: int, end: int) -> dt.datetime | None:
         """Return the publish time of the oldest message not dealt with; None says "caught up".
 
         Args:

@@ -73,9 +73,7 @@ class Registry:
         for handler in handlers:
             if handler.family not in families:
                 known = ", ".join(families)
-                raise ValueError(
-                    f"handler {handler.name}: no such family {handler.family!r}; use one of {known}"
-                )
+                raise ValueError(f"handler {handler.name}: no such family {handler.family!r}; use one of {known}")
             for event_type in handler.event_types:
                 self._claim(event_type, handler)
         self._default = self._only_default()

@@ -61,9 +61,7 @@ def move_of(settled: Settled, jitter: Callable[[], float]) -> Move:
             pause = outcome.after_seconds
             if pause is None:
                 pause = min(FIRST_RETRY_SECONDS * 2**event.attempt, LONGEST_RETRY_SECONDS) * (0.5 + jitter())
-            return Move(
-                event.project_id, event.id, event.attempt, "pending", retry_after=pause, reason=outcome.reason
-            )
+            return Move(event.project_id, event.id, event.attempt, "pending", retry_after=pause, reason=outcome.reason)
     if isinstance(outcome, Failed):
         error = msgspec.json.encode({"code": outcome.code, "field": outcome.field, "message": outcome.message})
         return Move(event.project_id, event.id, event.attempt, "failed", error=error)
@@ -106,9 +104,7 @@ class Settlement:
             middle = len(batch) // 2
             return [*await self._settle(family, batch[:middle]), *await self._settle(family, batch[middle:])]
 
-    async def _fail_or_forget(
-        self, family: str, settled: Settled, error: asyncpg.PostgresError
-    ) -> list[Settled]:
+    async def _fail_or_forget(self, family: str, settled: Settled, error: asyncpg.PostgresError) -> list[Settled]:
         if isinstance(settled.outcome, Failed):
             # Its project went away in between: nothing is left to settle.
             _log.warning("not settled", action="settle_refused", event_id=str(settled.event.id), error=str(error))

@@ -12,9 +12,9 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from agents.progress import ConsumerProgress
 from boost_streams.logs import get_logger
 from boost_streams.records import Malformed
-from agents.progress import ConsumerProgress
 
 #: The exit code of a worker that left rather than let Faust acknowledge work that is not done.
 EXIT_UNACKNOWLEDGED = 75

@@ -25,9 +25,7 @@ _KEY = re.compile(r"bst_(?:live|test)_[0-9A-Za-z]{30}[0-9A-Za-z]{6}", re.ASCII)
 _IMPORTED = re.compile(r"pk_live_[0-9a-f]{64}", re.ASCII)
 
 
-def make_key(
-    environment: Environment = "live", choose: Callable[[Sequence[str]], str] = secrets.choice
-) -> str:
+def make_key(environment: Environment = "live", choose: Callable[[Sequence[str]], str] = secrets.choice) -> str:
     """Make a new key; `choose` picks one character (a test passes its own)."""
     body = f"bst_{environment}_" + "".join(choose(_ALPHABET) for _ in range(_RANDOM_LENGTH))
     return body + _checksum(body)

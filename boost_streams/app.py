@@ -90,9 +90,7 @@ class Boot(BootStrategy):
         """Return the services of a worker that consumes nothing."""
         app = self.app
         assert isinstance(app, BoostApp)
-        return self._chain(
-            app.own_services, self.web_server(), [app.gate], self.kafka_producer(), [app.producer_ready]
-        )
+        return self._chain(app.own_services, self.web_server(), [app.gate], self.kafka_producer(), [app.producer_ready])
 
 
 class ProducerReady(Service):
@@ -128,6 +126,16 @@ class BoostApp(faust.App):
         self.own_services: list[ServiceT] = []
         self.before_stop: list[Hook] = []
         self.after_stop: list[Hook] = []
+
+    @property
+    def http(self) -> Any:
+        """The aiohttp application behind Faust's web server."""
+        return self.web.web_app  # type: ignore[attr-defined]
+
+    async def stop_listening(self) -> None:
+        """Close the listening socket; connections that are open go on."""
+        for site in list(self.web._runner.sites):  # type: ignore[attr-defined]
+            await site.stop()
 
     async def on_stop(self) -> None:
         """Drain before Faust stops anything."""

@@ -13,9 +13,7 @@ import msgspec
 
 from boost_streams.records import EventRecord
 
-_payload_decoder: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(
-    dict[str, Any], float_hook=Decimal
-)
+_payload_decoder: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
 
 
 @dataclass(frozen=True, slots=True)

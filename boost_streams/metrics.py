@@ -14,11 +14,12 @@ EVENTS_REFUSED = Counter("boost_events_refused", "Events refused, by error code.
 EVENTS_SETTLED = Counter(
     "boost_events_settled", "Events settled, by handler family and status.", ["family", "status"], registry=REGISTRY
 )
-COMMIT_SECONDS = Histogram(
-    "boost_commit_seconds", "Duration of one group commit.", buckets=_SECONDS, registry=REGISTRY
-)
+COMMIT_SECONDS = Histogram("boost_commit_seconds", "Duration of one group commit.", buckets=_SECONDS, registry=REGISTRY)
 COMMIT_EVENTS = Histogram(
-    "boost_commit_events", "Events in one group commit.", buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500), registry=REGISTRY
+    "boost_commit_events",
+    "Events in one group commit.",
+    buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500),
+    registry=REGISTRY,
 )
 SETTLE_SECONDS = Histogram("boost_settle_seconds", "Duration of one settlement.", buckets=_SECONDS, registry=REGISTRY)
 WAITING_BYTES = Gauge("boost_intake_waiting_bytes", "Bytes of events waiting for a commit.", registry=REGISTRY)

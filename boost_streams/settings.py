@@ -39,9 +39,7 @@ _REDIS = _UrlKind(("redis://", "rediss://", "unix://"), "redis://host:6379/0")
 class Settings(BaseSettings):
     """The whole configuration of a worker or a command. Field names are the variables in lower case."""
 
-    model_config = SettingsConfigDict(
-        extra="ignore", case_sensitive=False, hide_input_in_errors=True, frozen=True
-    )
+    model_config = SettingsConfigDict(extra="ignore", case_sensitive=False, hide_input_in_errors=True, frozen=True)
 
     node_env: Literal["development", "test", "production"] = Field(
         default="development", validation_alias=AliasChoices("NODE_ENV", "BOOST_ENV")

@@ -81,10 +81,7 @@ def topic_specs(settings: Settings) -> list[TopicSpec]:
     retention = {"retention.ms": str(3 * _DAY_MS), "cleanup.policy": "delete"}
     rows: list[tuple[str, type[msgspec.Struct] | None, dict[str, str], str, str]] = [
         (RAW_EVENTS, RawEventBatch, retention, "intake, sweeper, replay", "dispatcher"),
-        *(
-            (family_topic(family), HandlerBatch, retention, "dispatcher", f"{family} agent")
-            for family in FAMILIES
-        ),
+        *((family_topic(family), HandlerBatch, retention, "dispatcher", f"{family} agent") for family in FAMILIES),
         (SETTLED, SettledDeltas, {**retention, "retention.ms": str(_DAY_MS)}, "settlement", "aggregator"),
         (DEAD_LETTER, DeadLetter, {**retention, "retention.ms": str(30 * _DAY_MS)}, "settlement", "operators"),
         (f"{GROUP}-{LIVE_COUNTS_TABLE}-changelog", None, {"cleanup.policy": "compact"}, "aggregator", "aggregator"),
@@ -178,8 +175,8 @@ async def _mismatches(admin: Any, specs: list[TopicSpec]) -> list[FieldProblem]:
             problems.append(
                 FieldProblem(
                     spec.name,
-                    f"takes messages of {limits[spec.name]} bytes, {spec.max_message_bytes} are needed; run "
-                    f"kafka-configs --alter --topic {spec.name} --add-config max.message.bytes={spec.max_message_bytes}",
+                    f"takes messages of {limits[spec.name]} bytes, {spec.max_message_bytes} are needed; run kafka-configs "
+                    f"--alter --topic {spec.name} --add-config max.message.bytes={spec.max_message_bytes}",
                 )
             )
     return problems

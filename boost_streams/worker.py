@@ -1,6 +1,6 @@
 """What a worker consists of: the one place that imports everything and wires it.
 
-    faust -A boost_streams.worker worker -l info
+faust -A boost_streams.worker worker -l info
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 import uuid_utils
+from web.middleware import MIDDLEWARES
 
 from agents.aggregator import Aggregator
 from agents.dead_letters import DeadLetters
@@ -28,7 +29,7 @@ from agents.progress import ConsumerProgress
 from agents.settlement import Settlement
 from agents.streams import run_agent
 from agents.sweeper import Hops, Sweeper
-from boost_streams.app import BoostApp, create_app
+from boost_streams.app import create_app
 from boost_streams.errors import ConfigurationError
 from boost_streams.ledger import Ledger
 from boost_streams.logs import get_logger
@@ -52,7 +53,6 @@ from web.auth import Authenticator
 from web.health import Health
 from web.intake import Intake
 from web.live import TableLiveCounts
-from web.middleware import MIDDLEWARES
 from web.routes import register
 from web.services import SERVICES, WebServices
 
@@ -129,7 +129,7 @@ class Worker:
             most_waiting_bytes=self.settings.max_waiting_bytes,
         )
         self.authenticator = Authenticator(self.database, self.redis, self.settings)
-        self.app.web.web_app[SERVICES] = WebServices(
+        self.app.http[SERVICES] = WebServices(
             settings=self.settings,
             database=self.database,
             authenticator=self.authenticator,
@@ -137,7 +137,7 @@ class Worker:
             health=Health(self.settings, self.database, self),
             live=TableLiveCounts(self.app, table),
         )
-        self.app.web.web_app.on_startup.append(self._start_web)
+        self.app.http.on_startup.append(self._start_web)
         register(self.app, everything=ingests)
 
     async def _start_web(self, _: Any) -> None:
@@ -158,9 +158,7 @@ class Worker:
         )
         self._agent("dispatcher", self._topic(RAW_EVENTS, RawEventBatch), dispatcher)
         for family, topic in family_topics.items():
-            loop = HandlerLoop(
-                family, registry, settlement, self.progress, dead_letters, settled, self, _now
-            )
+            loop = HandlerLoop(family, registry, settlement, self.progress, dead_letters, settled, self, _now)
             self._agent(family, topic, loop)
         self._agent("aggregator", self._topic(SETTLED, SettledDeltas), Aggregator(table))
 
@@ -208,9 +206,9 @@ class Worker:
         _watchdog()
         _log.info("draining", action="drain", worker_id=str(self.ledger.worker_id))
         deadline = time.monotonic() + DRAIN_SECONDS
-        await _stop_listening(self.app)
+        await self.app.stop_listening()
         await self.intake.drain(DRAIN_SECONDS / 2)
-        while self.progress.in_hand and time.monotonic() < deadline:
+        while self.progress.in_hand and time.monotonic() < deadline:  # noqa: ASYNC110 - polled only while stopping
             await asyncio.sleep(0.02)
 
     async def leave(self) -> None:
@@ -224,12 +222,6 @@ class Worker:
             await self.redis.close()
             await self.database.close()
             _log.info("stopped", action="stop", worker_id=str(self.ledger.worker_id))
-
-
-async def _stop_listening(app: BoostApp) -> None:
-    runner = app.web._runner
-    for site in list(runner.sites):
-        await site.stop()
 
 
 def _watchdog() -> None:

@@ -104,9 +104,7 @@ async def create_key(
         asyncpg.ForeignKeyViolationError: There is no such project.
         asyncpg.UniqueViolationError: The key is known already.
     """
-    row = await connection.fetchrow(
-        _CREATE, new_id(), project_id, hash_key(key), prefix_of(key), name, list(scopes)
-    )
+    row = await connection.fetchrow(_CREATE, new_id(), project_id, hash_key(key), prefix_of(key), name, list(scopes))
     return _key_of_row(row)
 
 

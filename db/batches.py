@@ -94,7 +94,8 @@ SELECT count(*) AS batches, coalesce(sum(unsettled), 0)::bigint AS events,
        count(*) FILTER (WHERE last_published_at IS NULL) AS unpublished_batches,
        coalesce(sum(unsettled) FILTER (WHERE last_published_at IS NULL), 0)::bigint AS unpublished_events,
        count(*) FILTER (WHERE created_at < now() - make_interval(secs => $1)) AS stuck_batches,
-       coalesce(sum(unsettled) FILTER (WHERE created_at < now() - make_interval(secs => $1)), 0)::bigint AS stuck_events,
+       coalesce(sum(unsettled) FILTER (WHERE created_at < now() - make_interval(secs => $1)), 0)::bigint
+           AS stuck_events,
        (SELECT count(*) FROM event_retries) AS retries
 FROM event_batches
 """

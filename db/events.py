@@ -166,9 +166,7 @@ async def list_events(
     found: list[UUID] = []
     last = before
     for low, high in _spans(before, now):
-        rows = await connection.fetch(
-            _SCAN, project_id, low, high, wanted.status, wanted.event_type, window - scanned
-        )
+        rows = await connection.fetch(_SCAN, project_id, low, high, wanted.status, wanted.event_type, window - scanned)
         scanned += len(rows)
         found += [row["id"] for row in rows if row["wanted"]]
         last = rows[-1]["id"] if rows else last
@@ -198,10 +196,7 @@ async def _by_ids(
 ) -> list[StoredEvent]:
     if not ids:
         return []
-    return [
-        _stored_event(row)
-        for row in await connection.fetch(_BY_IDS, project_id, ids, min(ids), max(ids), status)
-    ]
+    return [_stored_event(row) for row in await connection.fetch(_BY_IDS, project_id, ids, min(ids), max(ids), status)]
 
 
 async def retry_event(connection: Connection, project_id: UUID, event_id: UUID) -> int:

@@ -143,12 +143,12 @@ async def store_batch_across_projects(
             the events cannot be stored; nothing was.
     """
     if all(event.message_id is None for event in events):
-        committed_at = await _store(connection, batch_id, list(ids), events, worker_id, seq, stuck_after_seconds)
-        return StoredBatch(batch_id, committed_at, list(ids), frozenset())
+        stored_at = await _store(connection, batch_id, list(ids), events, worker_id, seq, stuck_after_seconds)
+        return StoredBatch(batch_id, stored_at, list(ids), frozenset())
     async with connection.transaction():
         duplicates = await claim_message_ids_across_projects(connection, events, ids)
         fresh = [position for position in range(len(events)) if position not in duplicates]
-        committed_at = None
+        committed_at: dt.datetime | None = None
         if fresh:
             committed_at = await _store(
                 connection,

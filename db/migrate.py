@@ -77,7 +77,9 @@ def _upgrade(database_url: str) -> None:
                     config.attributes["connection"] = connection
                     command.upgrade(config, "head")
         except sqlalchemy.exc.OperationalError as error:
-            raise Unavailable(f"the schema could not be changed: {error.orig}; try again when readers are done") from error
+            raise Unavailable(
+                f"the schema could not be changed: {error.orig}; try again when readers are done"
+            ) from error
         finally:
             guard.rollback()
             guard.exec_driver_sql(f"SELECT pg_advisory_unlock({_ADVISORY_LOCK})")

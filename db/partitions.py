@@ -99,7 +99,8 @@ async def _create_and_attach(connection: Any, day: dt.date) -> None:
         if day in await existing_days(connection):
             return
         await connection.execute(
-            f"CREATE TABLE IF NOT EXISTS {name} (LIKE events INCLUDING DEFAULTS INCLUDING CONSTRAINTS) WITH ({_STORAGE})"
+            f"CREATE TABLE IF NOT EXISTS {name} (LIKE events INCLUDING DEFAULTS INCLUDING CONSTRAINTS) "
+            f"WITH ({_STORAGE})"
         )
         await connection.execute(
             f"ALTER TABLE {name} DROP CONSTRAINT IF EXISTS {name}_day, "

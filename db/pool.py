@@ -129,7 +129,7 @@ class Database:
         for pool in self._pools.values():
             try:
                 await asyncio.wait_for(pool.close(), 2)
-            except (TimeoutError, asyncio.TimeoutError):
+            except TimeoutError:
                 pool.terminate()
         self._pools.clear()
 

@@ -190,9 +190,7 @@ async def delete_organization_across_projects(
         raise NotFound(f"there is no organization {organization_id}")
 
 
-async def _delete_events(
-    connection: Connection, project_id: UUID, progress: Progress | None, chunk: int
-) -> int:
+async def _delete_events(connection: Connection, project_id: UUID, progress: Progress | None, chunk: int) -> int:
     removed, after = 0, _NO_ID
     while (end := await connection.fetchval(_END_OF_EVENTS_CHUNK, project_id, after, chunk)) is not None:
         removed += await _remove(connection, _DELETE_EVENTS_CHUNK, project_id, after, end)

@@ -74,9 +74,7 @@ class Redis:
 
     async def set_if_absent(self, key: str, value: bytes | str, seconds: float) -> bool:
         """Set a value for a time unless the key has one (SET NX); tell whether that was done."""
-        return bool(
-            await self._ask(lambda client: client.set(key, value, px=_milliseconds(seconds), nx=True), False)
-        )
+        return bool(await self._ask(lambda client: client.set(key, value, px=_milliseconds(seconds), nx=True), False))
 
     async def delete(self, key: str) -> bool:
         """Remove a key; tell whether there was one."""
@@ -101,9 +99,7 @@ class Redis:
         self._quiet_until = self._clock() + PAUSE_SECONDS
         if not self._away:
             self._away = True
-            _log.warning(
-                "Redis is away; going on without its cache", action="redis_away", error=type(error).__name__
-            )
+            _log.warning("Redis is away; going on without its cache", action="redis_away", error=type(error).__name__)
 
     def _note_back(self) -> None:
         if self._away:

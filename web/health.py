@@ -1,4 +1,4 @@
-"""`GET /health/live`, `/health/ready`, `/health`, `/metrics`: is the process up, may it get requests, what is amiss.
+"""`GET /health/live`, `/health/ready`, `/health`, `/metrics`: is the process up, may it get requests.
 
 Every check has a deadline, and what is asked of servers is remembered for half a second, so that no number of
 probes can load the database. No answer shows data of a tenant.
@@ -23,7 +23,7 @@ from db.migrate import schema_revision
 from db.migrations import HEAD
 from db.partitions import has_partition_for_next_hour
 from db.pool import Database
-from db.redis import RedisClient
+from db.redis import Redis
 from db.server import Server, server_facts, workers_alive_across_projects
 from db.workers import Progress, progress_across_projects
 from web.services import json_response, services_of
@@ -165,7 +165,7 @@ class Health:
         return await self._in_time(self._look_at_redis())
 
     async def _look_at_redis(self) -> str:
-        redis = RedisClient(self._settings.redis_url)
+        redis = Redis(self._settings.redis_url)
         if not redis.configured:
             return f"{_WARNING}REDIS_URL is not set; keys are read from PostgreSQL"
         try:
@@ -238,6 +238,4 @@ def _answer(body: Mapping[str, Any]) -> web.Response:
 
 async def metrics(request: web.Request) -> web.Response:
     """Answer every metric in Prometheus' text format."""
-    return web.Response(
-        body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST, **_NO_STORE}
-    )
+    return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST, **_NO_STORE})

@@ -5,7 +5,6 @@ A worker that does not hold the project's partition asks the one that does, with
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -87,5 +86,5 @@ async def _ask(owner: str, request: web.Request) -> web.Response:
             return web.Response(
                 body=await response.read(), status=response.status, content_type="application/json", charset="utf-8"
             )
-    except (aiohttp.ClientError, asyncio.TimeoutError, TimeoutError) as error:
+    except (aiohttp.ClientError, TimeoutError) as error:
         raise Unavailable("the worker that holds these counts does not answer", retry_after=1) from error

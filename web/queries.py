@@ -112,9 +112,7 @@ def _read_query(request: web.Request) -> tuple[EventFilter, int, str | None]:
         for name in dict.fromkeys(query)
         if name not in _PARAMETERS
     ]
-    problems += [
-        FieldProblem(name, "must be given once") for name in _PARAMETERS if len(query.getall(name, [])) > 1
-    ]
+    problems += [FieldProblem(name, "must be given once") for name in _PARAMETERS if len(query.getall(name, [])) > 1]
     status = next((known for known in _STATUSES if known == query.get("status")), None)
     if "status" in query and status is None:
         problems.append(FieldProblem("status", f"must be one of {', '.join(_STATUSES)}"))

@@ -44,9 +44,7 @@ def services_of(request: web.Request) -> WebServices:
     return request.app[SERVICES]
 
 
-def json_response(
-    value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None
-) -> web.Response:
+def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """Answer with JSON. `msgspec.Raw` values (payloads from the database) are written as they are."""
     return web.Response(
         body=_encoder.encode(value), status=status, headers=headers, content_type="application/json", charset="utf-8"

@@ -101,9 +101,7 @@ _HANDLE = {"page_view": _page_view, "click": _click, "form_submit": _form_submit
 
 EXAMPLES = (
     Example("page_view", {"url": "https://shop.example/pricing?utm_source=news&utm_campaign=may"}),
-    Example(
-        "page_view", {"url": "/pricing", "title": "Pricing", "referrer": "https://search.example/?q=shop"}
-    ),
+    Example("page_view", {"url": "/pricing", "title": "Pricing", "referrer": "https://search.example/?q=shop"}),
     Example("page_view", {"url": "https://[2001:db8::1]:8443/", "utm": {"source": "news", "medium": "mail"}}),
     Example("page_view", {"url": "https://user:secret@bücher.example/", "referrer": None, "title": ""}),
     Example("page_view", {}, expect="url"),

@@ -37,9 +37,7 @@ _EVENT = '{"eventType":"page_view","payload":{"url":"/hello"}}'
     help="Needs --kafka when more than 1.",
 )
 @click.option("--kafka", is_flag=True, help="Run a real Apache Kafka (Java 17+ and Maven) as the broker.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print one line of JSON when ready, all else on stderr."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON when ready, all else on stderr.")
 def dev(port: int, data_dir: Path | None, workers: int, kafka: bool, as_json: bool) -> None:
     """Run Boost on this machine: PostgreSQL, Redis, a broker and workers, without Docker or root.
 

@@ -152,9 +152,7 @@ class DevSession:
         key_file.touch(mode=0o600)
         key_file.write_text(project.api_key)
         if self._broker and (released := await release_unsettled(self._database_url)):
-            self._say(
-                f"{released} batches were not settled and the broker forgot them: publishing them again"
-            )
+            self._say(f"{released} batches were not settled and the broker forgot them: publishing them again")
 
     def _key_file(self) -> Path:
         """Return where the demo key is kept: a file for our own database, another for each of the user's."""

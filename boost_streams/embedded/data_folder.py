@@ -41,9 +41,7 @@ def make_data_folder(folder: Path) -> None:
             folder.chmod(mode)
         (folder / ".gitignore").write_text("*\n")
     except OSError as error:
-        raise EmbeddedServerError(
-            f"the data folder cannot be used: {error}; choose one with --data-dir"
-        ) from error
+        raise EmbeddedServerError(f"the data folder cannot be used: {error}; choose one with --data-dir") from error
 
 
 @contextmanager

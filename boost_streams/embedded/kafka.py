@@ -80,9 +80,7 @@ class LocalKafka(ChildServer):
         self._write_properties()
         self._format_storage(java, jars)
         log_start = self._log_path.stat().st_size if self._log_path.exists() else 0
-        self._process = self._child(
-            self.name, java, jars, [*_HEAP], ["kafka.Kafka", str(self._properties_file)]
-        )
+        self._process = self._child(self.name, java, jars, [*_HEAP], ["kafka.Kafka", str(self._properties_file)])
         self._process.pid_file = self._pid_file
         self._process.start()
         self._process.wait_ready(lambda: self._logged(_STARTED, log_start), _READY_SECONDS)
@@ -133,9 +131,7 @@ class LocalKafka(ChildServer):
             log.seek(since)
             return line.encode() in log.read()
 
-    def _child(
-        self, name: str, java: str, jars: Path, options: list[str], command: list[str]
-    ) -> ManagedProcess:
+    def _child(self, name: str, java: str, jars: Path, options: list[str], command: list[str]) -> ManagedProcess:
         logging = f"-Dlog4j2.configurationFile={KAFKA_FILES / 'log4j2.yaml'}"
         argv = [java, *options, logging, "-cp", f"{jars}/*", *command]
         return ManagedProcess(name, argv, self._log_path, cwd=self.data_dir)

@@ -45,9 +45,7 @@ class KafkaSecurity:
     def properties(self, folder: Path) -> Mapping[str, str]:
         """Return the broker's properties; the certificates in ``folder`` are made when they are not there."""
         authority, server = make_certificates(folder)
-        login = (
-            f'username="{self.username}" password="{self.password}" user_{self.username}="{self.password}"'
-        )
+        login = f'username="{self.username}" password="{self.password}" user_{self.username}="{self.password}"'
         return {
             "sasl.enabled.mechanisms": self.mechanism,
             "sasl.mechanism.inter.broker.protocol": self.mechanism,

@@ -147,9 +147,7 @@ class EmbeddedPostgres(ChildServer):
         written_by = self._cluster / "PG_VERSION"
         if written_by.exists():
             if (found := written_by.read_text().strip()) != _MAJOR:
-                raise EmbeddedServerError(
-                    f"{self._cluster} was written by PostgreSQL {found}, this one is {_MAJOR}"
-                )
+                raise EmbeddedServerError(f"{self._cluster} was written by PostgreSQL {found}, this one is {_MAJOR}")
             self._own(self._cluster)
             return
         unfinished = self.data_dir / "data.new"

@@ -71,15 +71,11 @@ def command_line(pid: int) -> str:
             return proc.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             return ""
-    listed = subprocess.run(
-        ["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
+    listed = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return listed.stdout.strip()
 
 
-def end_leftover(
-    pid_file: Path, marker: str, stop_signal: signal.Signals = signal.SIGTERM, grace: float = 5.0
-) -> None:
+def end_leftover(pid_file: Path, marker: str, stop_signal: signal.Signals = signal.SIGTERM, grace: float = 5.0) -> None:
     """End what an earlier, killed ``boost dev`` left running, and remove the file with its pid.
 
     The process is touched only if its command line contains ``marker``: pids are used again.

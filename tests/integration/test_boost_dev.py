@@ -90,9 +90,7 @@ class Running:
     def descendants(self) -> dict[int, str]:
         """Every process below, by pid, with its command line."""
         listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True)
-        parents = {
-            int(pid): int(parent) for pid, parent in (line.split() for line in listed.stdout.splitlines())
-        }
+        parents = {int(pid): int(parent) for pid, parent in (line.split() for line in listed.stdout.splitlines())}
         found: dict[int, str] = {}
         below = {self.process.pid}
         while below:
@@ -195,9 +193,7 @@ class TestEmbedded:
             assert time.monotonic() - started < 20
         assert (data_dir / "demo-key").stat().st_mode & 0o077 == 0
 
-    def test_what_was_pending_when_everything_was_killed_is_settled_the_next_time(
-        self, data_dir: Path
-    ) -> None:
+    def test_what_was_pending_when_everything_was_killed_is_settled_the_next_time(self, data_dir: Path) -> None:
         with boost_dev(data_dir) as first:
             worker = first.answer["workers"][0]
             posted = []
@@ -217,9 +213,7 @@ class TestEmbedded:
             os.kill(worker, signal.SIGKILL)
             assert wait_for(lambda: running.replaced(worker, "faust", "worker"))
             wait_for(running.ready, 60)
-            servers = (
-                [("postgres", "-D"), ("redis-server",)] if EmbeddedRedis.available() else [("postgres", "-D")]
-            )
+            servers = [("postgres", "-D"), ("redis-server",)] if EmbeddedRedis.available() else [("postgres", "-D")]
             for words in servers:
                 killed = running.child(*words)
                 assert killed

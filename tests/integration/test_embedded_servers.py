@@ -98,9 +98,7 @@ class TestProcess:
         assert child.exit_code == -signal.SIGKILL
 
     @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux ends children with their parent")
-    def test_a_child_dies_with_a_parent_that_is_killed_but_not_with_the_thread_that_asked(
-        self, tmp_path: Path
-    ) -> None:
+    def test_a_child_dies_with_a_parent_that_is_killed_but_not_with_the_thread_that_asked(self, tmp_path: Path) -> None:
         script = (
             "import sys, threading, time\n"
             "from pathlib import Path\n"
@@ -214,9 +212,7 @@ class TestPostgres:
         with pytest.raises(EmbeddedServerError, match=r"may not enter .*closed"):
             EmbeddedPostgres(folder / "closed" / "postgres").start()
 
-    def test_a_missing_wheel_is_reported_with_what_to_do(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_missing_wheel_is_reported_with_what_to_do(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(postgres_module, "_PACKAGE", "no_such_package")
         assert not EmbeddedPostgres.available()
         with pytest.raises(EmbeddedServerError, match=r"boost-streams\[embedded\].*DATABASE_URL"):
@@ -320,9 +316,7 @@ class TestKafkaTools:
 
 @pytest.mark.kafka
 class TestKafka:
-    async def test_keeps_port_and_records_over_a_crash_and_forgets_them_when_wiped(
-        self, tmp_path: Path
-    ) -> None:
+    async def test_keeps_port_and_records_over_a_crash_and_forgets_them_when_wiped(self, tmp_path: Path) -> None:
         kafka = LocalKafka(tmp_path / "kafka", port=free_port())
         kafka.start()
         try:
@@ -365,9 +359,7 @@ class TestKafka:
                 {"security_protocol": "SSL", "ssl_context": context},
             )
             for stranger in strangers:
-                client = AIOKafkaProducer(
-                    bootstrap_servers=kafka.bootstrap, request_timeout_ms=3_000, **stranger
-                )
+                client = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, request_timeout_ms=3_000, **stranger)
                 with pytest.raises(KafkaConnectionError):
                     await asyncio.wait_for(client.start(), 20)
                 await client.stop()

@@ -54,9 +54,7 @@ async def test_failed_event_says_why(database: Database, project: Any) -> None:
     assert event.settled_at is not None
 
 
-async def test_event_of_another_project_is_not_found(
-    database: Database, project: Any, other_project: Any
-) -> None:
+async def test_event_of_another_project_is_not_found(database: Database, project: Any, other_project: Any) -> None:
     [theirs] = await store(database, other_project.id, "page_view")
     async with database.for_project(project.id) as connection:
         with pytest.raises(NotFound):
@@ -68,9 +66,7 @@ async def test_event_of_another_project_is_not_found(
             await get_event(connection, project.id, UUID(int=7))
 
 
-async def test_pages_hold_every_event_once_newest_first(
-    database: Database, project: Any, other_project: Any
-) -> None:
+async def test_pages_hold_every_event_once_newest_first(database: Database, project: Any, other_project: Any) -> None:
     stored = [event_id for _ in range(5) for event_id in await store(database, project.id, *["click"] * 7)]
     await store(database, other_project.id, *["click"] * 7)
     pages = await all_pages(database, project.id, limit=10)

@@ -104,8 +104,10 @@ async def test_two_workers_take_the_same_message_ids(database: Database) -> None
     answers = await asyncio.gather(
         workers[0].submit(events), workers[1].submit(events[::-1]), workers[0].submit(events[25:])
     )
-    ids = [{e.message_id: a.id for e, a in zip(sent, got, strict=True)} for sent, got in
-           zip((events, events[::-1], events[25:]), answers, strict=True)]
+    ids = [
+        {e.message_id: a.id for e, a in zip(sent, got, strict=True)}
+        for sent, got in zip((events, events[::-1], events[25:]), answers, strict=True)
+    ]
     assert ids[0] == ids[1]
     assert len(await rows(database, "SELECT 1 FROM events")) == 50
     for worker in workers:

@@ -177,9 +177,7 @@ async def test_statement_reads_one_partition_by_key(
 ) -> None:
     for day in (month.today, month.tomorrow):
         for mode in MODES:
-            plan = await explain_as(
-                role, month, lambda c, d=day, m=mode: explain(c, statement, arguments(month, d), m)
-            )
+            plan = await explain_as(role, month, lambda c, d=day, m=mode: explain(c, statement, arguments(month, d), m))
             assert_reads_by_key(plan, partitions=1)
 
 

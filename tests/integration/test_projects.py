@@ -56,9 +56,7 @@ async def fill(database: Database, project_id: UUID, rows: int = 1) -> None:
 
 async def count(database: Database, table: str, project_id: UUID) -> int:
     async with database.across_projects() as connection:
-        found: int = await connection.fetchval(
-            f"SELECT count(*) FROM {table} WHERE project_id = $1", project_id
-        )
+        found: int = await connection.fetchval(f"SELECT count(*) FROM {table} WHERE project_id = $1", project_id)
     return found
 
 
@@ -111,9 +109,7 @@ async def test_a_large_project_is_deleted_in_batches(
         assert await count(database, table, other_project.id) > 0
 
 
-async def test_events_of_many_days_are_deleted_with_their_project(
-    database: Database, project: TestProject
-) -> None:
+async def test_events_of_many_days_are_deleted_with_their_project(database: Database, project: TestProject) -> None:
     days = [NOW - dt.timedelta(days=1), NOW, NOW + dt.timedelta(days=2)]
     async with database.across_projects() as connection:
         for day in days:
@@ -156,12 +152,7 @@ async def test_deleting_an_organization_takes_its_projects_and_no_others(
         await delete_organization_across_projects(connection, mine.organization_id)
         left = await list_projects_across_projects(connection)
         assert [p.id for p in left] == [other_project.id]
-        assert (
-            await connection.fetchval(
-                "SELECT count(*) FROM organizations WHERE id = $1", mine.organization_id
-            )
-            == 0
-        )
+        assert await connection.fetchval("SELECT count(*) FROM organizations WHERE id = $1", mine.organization_id) == 0
     for table in OWNED:
         assert await count(database, table, project.id) == 0
 

@@ -173,7 +173,9 @@ async def test_traits_merge_by_the_newest_whatever_the_order(database: Database,
         user = f"user-{len(outcomes)}"
         sightings = [
             msgspec.structs.replace(
-                EventRecord(e.id, e.project_id, "user_signup" if n == 2 else "user_login", start, start, msgspec.Raw(b"{}")),
+                EventRecord(
+                    e.id, e.project_id, "user_signup" if n == 2 else "user_login", start, start, msgspec.Raw(b"{}")
+                ),
                 occurred_at=start + dt.timedelta(minutes=n),
                 user_id=user,
                 payload=msgspec.Raw(b'{"name": "n%d", "traits": {"t%d": %d}}' % (n, n % 2, n)),

@@ -240,7 +240,9 @@ async def test_the_sweep_stops_and_releases_when_the_broker_is_away(database: Da
     sweeper = new_sweeper(database, Publisher(topic, state), batch_size=1)
     assert await sweeper.sweep_unpublished() == 0
     assert topic.sends == 1
-    unpublished = await execute(database, "SELECT 1 FROM event_batches WHERE last_published_at IS NULL AND due_at <= now()")
+    unpublished = await execute(
+        database, "SELECT 1 FROM event_batches WHERE last_published_at IS NULL AND due_at <= now()"
+    )
     assert len(unpublished) == 5
     assert await sweeper.sweep_unpublished() == 0
     assert topic.sends == 1

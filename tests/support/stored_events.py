@@ -28,9 +28,7 @@ async def store(
     return ids
 
 
-async def settle(
-    database: Database, project_id: UUID, ids: list[UUID], status: Any, attempt: int = 0
-) -> set[UUID]:
+async def settle(database: Database, project_id: UUID, ids: list[UUID], status: Any, attempt: int = 0) -> set[UUID]:
     """Move events that are pending at `attempt`; return those that moved."""
     error = ERROR if status == "failed" else None
     moves = [Move(project_id, event_id, attempt, status, error=error) for event_id in ids]

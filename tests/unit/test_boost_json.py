@@ -135,7 +135,9 @@ def test_timestamps(text: str, expected: dt.datetime) -> None:
     assert read_timestamp(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "x", "2026-13-01", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "2026-W99"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "2026-13-01", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "2026-W99"]
+)
 def test_bad_timestamps(text: str) -> None:
     with pytest.raises(Invalid):
         read_timestamp(text)

@@ -101,6 +101,4 @@ def test_the_bounds_of_days_meet() -> None:
 
 def test_a_time_of_another_zone_is_the_same_moment() -> None:
     tokyo = dt.timezone(dt.timedelta(hours=9))
-    assert id_at(dt.datetime(2026, 5, 4, 8, 0, tzinfo=tokyo)) == id_at(
-        dt.datetime(2026, 5, 3, 23, 0, tzinfo=dt.UTC)
-    )
+    assert id_at(dt.datetime(2026, 5, 4, 8, 0, tzinfo=tokyo)) == id_at(dt.datetime(2026, 5, 3, 23, 0, tzinfo=dt.UTC))

@@ -130,9 +130,7 @@ def test_the_contract_test_that_the_page_runs_does_see_the_new_file(copy: Path) 
     page = [block for block in blocks() if block.language in ("python", "diff")]
     follow(page, copy)
     file = copy / "agents" / "handlers" / "video.py"
-    file.write_text(
-        file.read_text(encoding="utf-8").replace('expect="video"', 'expect="film"'), encoding="utf-8"
-    )
+    file.write_text(file.read_text(encoding="utf-8").replace('expect="video"', 'expect="film"'), encoding="utf-8")
     with pytest.raises(AssertionError, match="video-video_play-film"):
         run("python -m pytest tests/contract/test_handlers.py -q -k 'example and video'", copy)
 

@@ -44,14 +44,10 @@ def event(payload: bytes = PAYLOAD, **changes: Any) -> EventRecord:
 
 
 RECORDS: list[msgspec.Struct] = [
-    RawEventBatch(
-        BATCH, NOON, NOON, [event(), event(user_id="u-1", anonymous_id="a", session_id="s", attempt=3)]
-    ),
+    RawEventBatch(BATCH, NOON, NOON, [event(), event(user_id="u-1", anonymous_id="a", session_id="s", attempt=3)]),
     RawEventBatch(BATCH, NOON, NOON, []),
     HandlerBatch(BATCH, NOON, NOON, "tracking", [event(message_id="m-1")]),
-    SettledDeltas(
-        PROJECT, NOON, [SettledCount("page_view", NOON, processed=5), SettledCount("x", NOON, failed=1)]
-    ),
+    SettledDeltas(PROJECT, NOON, [SettledCount("page_view", NOON, processed=5), SettledCount("x", NOON, failed=1)]),
     DeadLetter("failed", "url: is required", "events.tracking", 3, 12345678901, NOON),
     DeadLetter("malformed", "not JSON", "raw-events", 0, 0, NOON, message_base64="AAE=", attempt=0),
 ]

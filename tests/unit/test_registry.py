@@ -77,9 +77,7 @@ def test_a_missing_part_is_named_with_its_module(part: str) -> None:
         handler(**{part: None})
 
 
-@pytest.mark.parametrize(
-    ("part", "value"), [("EVENT_TYPES", "video_play"), ("EXAMPLES", Example("video_play", {}))]
-)
+@pytest.mark.parametrize(("part", "value"), [("EVENT_TYPES", "video_play"), ("EXAMPLES", Example("video_play", {}))])
 def test_a_forgotten_comma_is_noticed(part: str, value: Any) -> None:
     """`("video_play")` is a text: its letters would each become an event type."""
     with pytest.raises(TypeError, match=f"{part} of handler module agents.handlers.video must be a tuple"):

@@ -181,9 +181,7 @@ class TestClicksAndForms:
         for field in fields:
             assert counts(handle(event_type, **{field: " buy "})) == {metric: ("buy",)}
 
-    def test_the_first_that_says_something_counts(
-        self, event_type: str, metric: str, fields: tuple[str, ...]
-    ) -> None:
+    def test_the_first_that_says_something_counts(self, event_type: str, metric: str, fields: tuple[str, ...]) -> None:
         assert counts(handle(event_type, **{field: field for field in fields})) == {metric: (fields[0],)}
         blank_first = {fields[0]: "\x00 ", fields[-1]: "buy"}
         assert counts(handle(event_type, **blank_first)) == {metric: ("buy",)}
@@ -192,9 +190,7 @@ class TestClicksAndForms:
         for payload in ({}, {fields[0]: None}, dict.fromkeys(fields, "")):
             assert failure(handle(event_type, **payload)) == ("missing", fields[0])
 
-    def test_the_one_of_another_type_is_named(
-        self, event_type: str, metric: str, fields: tuple[str, ...]
-    ) -> None:
+    def test_the_one_of_another_type_is_named(self, event_type: str, metric: str, fields: tuple[str, ...]) -> None:
         for field in fields:
             assert failure(handle(event_type, **{fields[0]: "buy", field: 5})) == ("invalid", field)
 

@@ -17,9 +17,7 @@ NOON = dt.datetime(2026, 5, 4, 12, 0, tzinfo=dt.UTC)
 
 
 def handle(event_type: str, user_id: str | None = "u-1", **payload: Any) -> Outcome:
-    event = Event(
-        UUID(int=1), UUID(int=2), event_type, NOON, NOON, payload, user_id=user_id, anonymous_id="anon"
-    )
+    event = Event(UUID(int=1), UUID(int=2), event_type, NOON, NOON, payload, user_id=user_id, anonymous_id="anon")
     return user.handle(event)
 
 
@@ -35,9 +33,7 @@ def test_a_login() -> None:
 
 def test_email_and_name_go_before_traits_of_the_same_name() -> None:
     outcome = handle("user_login", name="Ada", traits={"name": "ada", "email": "old@example.com"})
-    assert outcome == processed(
-        EndUserSeen("u-1", {"name": "Ada", "email": "old@example.com"}, logged_in=True)
-    )
+    assert outcome == processed(EndUserSeen("u-1", {"name": "Ada", "email": "old@example.com"}, logged_in=True))
 
 
 @pytest.mark.parametrize("blank", [None, "", "  "])
