@@ -1,0 +1,71 @@
+"""The web layer as an aiohttp application of its own: handlers and middlewares, without Faust or a broker."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from web.middleware import MIDDLEWARES
+
+from boost_streams.settings import Settings
+from db.pool import Database
+from db.redis import Redis
+from web.auth import Authenticator
+from web.health import Health
+from web.services import SERVICES, Handler, WebServices
+
+
+class QuietProbe:
+    """A worker of which nothing is wrong, unless a test says so."""
+
+    def __init__(self) -> None:
+        self.broker: str | None = None
+        self.assignment: str | None = None
+        self.stopping = False
+
+    def broker_problem(self) -> str | None:
+        """Return what the test set."""
+        return self.broker
+
+    def assignment_problem(self) -> str | None:
+        """Return what the test set."""
+        return self.assignment
+
+    def draining(self) -> bool:
+        """Return what the test set."""
+        return self.stopping
+
+
+@contextlib.asynccontextmanager
+async def web_client(
+    settings: Settings,
+    database: Database,
+    routes: Mapping[tuple[str, str], Handler],
+    *,
+    health: Health | None = None,
+) -> AsyncIterator[TestClient[Any, Any]]:
+    """Serve (method, path) → handler, with keys read from the database; no intake, no live table."""
+    redis = Redis(settings.redis_url)
+    authenticator = Authenticator(database, redis, settings)
+    app = web.Application(middlewares=MIDDLEWARES)
+    unused: Any = None
+    app[SERVICES] = WebServices(
+        settings=settings,
+        database=database,
+        authenticator=authenticator,
+        intake=unused,
+        health=health or Health(settings, database, QuietProbe()),
+        live=unused,
+    )
+    for (method, path), handler in routes.items():
+        app.router.add_route(method, path, handler)
+    await authenticator.start()
+    try:
+        async with TestClient(TestServer(app)) as client:
+            yield client
+    finally:
+        await authenticator.stop()
+        await redis.close()
