@@ -1,0 +1,172 @@
+"""The one place where errors become HTTP: our own, aiohttp's, and what nobody foresaw; and the request's id."""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+import traceback
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Handler
+from aiohttp.web_protocol import RequestPayloadError
+
+from boost_streams.errors import BoostError, MalformedJson
+from boost_streams.logs import get_logger
+from web.services import json_response
+
+#: Carries the id of a request, from the client if it sent a sane one, and back to it.
+REQUEST_ID_HEADER = "X-Request-Id"
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("boost_request_id", str)
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}", re.ASCII)
+_INTERNAL = "something went wrong inside Boost; the log tells more under this requestId"
+#: What our codes are for the statuses that aiohttp raises itself, with what is said of them.
+_OF_STATUS = {
+    HTTPStatus.BAD_REQUEST: ("malformed_json", "the request cannot be read"),
+    HTTPStatus.UNAUTHORIZED: ("unauthorized", "send an API key"),
+    HTTPStatus.FORBIDDEN: ("forbidden", "this is not allowed"),
+    HTTPStatus.NOT_FOUND: ("not_found", "there is no such path"),
+    HTTPStatus.METHOD_NOT_ALLOWED: ("method_not_allowed", "this path does not take this method"),
+    HTTPStatus.CONFLICT: ("conflict", "the state does not allow this"),
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ("too_large", "the body is larger than is allowed"),
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: ("unsupported_media_type", "this content type is not read here"),
+    HTTPStatus.TOO_MANY_REQUESTS: ("rate_limited", "too many requests"),
+    HTTPStatus.SERVICE_UNAVAILABLE: ("unavailable", "come again soon"),
+}
+
+_log = get_logger(__name__)
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request an id and turn whatever its handler raises into an answer.
+
+    Raises:
+        ConnectionError: The client is gone, or has part of an answer already: the connection is closed.
+    """
+    given = request.headers.get(REQUEST_ID_HEADER, "")
+    request_id = given if _SANE_ID.fullmatch(given) else secrets.token_hex(12)
+    request[REQUEST_ID] = request_id
+    structlog.contextvars.bind_contextvars(request_id=request_id)  # each request is a task of its own
+    try:
+        response = await handler(request)
+        if response.status == HTTPStatus.METHOD_NOT_ALLOWED and "Allow" not in response.headers:
+            response = _method_not_allowed(request)  # the web framework's own answer to HEAD
+    except web.HTTPException as error:
+        if error.status < HTTPStatus.BAD_REQUEST:
+            error.headers[REQUEST_ID_HEADER] = request_id
+            raise
+        response = _answer_http_exception(request, error)
+    except Exception as error:
+        response = _answer_exception(request, error)
+    if not response.prepared:
+        response.headers[REQUEST_ID_HEADER] = request_id
+    return response
+
+
+#: The middlewares of the application, outermost first.
+MIDDLEWARES = (answer_errors,)
+
+
+def error_response(request: web.Request, error: BoostError) -> web.Response:
+    """Write an error of ours as an answer: JSON, and when to come again where that can help."""
+    body: dict[str, Any] = {
+        "code": error.code,
+        "message": error.message if error.code != "internal" else _INTERNAL,
+        "requestId": request.get(REQUEST_ID, ""),
+    }
+    if error.problems:
+        body["errors"] = [{"field": p.field, "message": p.message} for p in error.problems]
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+        if error.retry_after < 1:
+            headers["retry-after-ms"] = str(max(1, round(error.retry_after * 1000)))
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return json_response(body, status=error.status, headers=headers)
+
+
+def frames_of(error: BaseException) -> str:
+    """Return where an exception, and those it came from, were raised: types and frames, no messages.
+
+    A message may quote a payload or a key.
+    """
+    parts = []
+    for link in _chain(error):
+        parts += [*traceback.format_tb(link.__traceback__), f"{type(link).__module__}.{type(link).__name__}\n"]
+    return "".join(parts)
+
+
+def _answer_exception(request: web.Request, error: Exception) -> web.StreamResponse:
+    if isinstance(error, OSError) and (request.transport is None or request.transport.is_closing()):
+        raise ConnectionResetError("the client is gone") from error
+    if isinstance(error, RequestPayloadError | HttpProcessingError):
+        error = MalformedJson("the body cannot be read: its encoding is broken")
+    if isinstance(error, BoostError) and error.code != "internal":
+        _refuse_second_answer(request, error)
+        return error_response(request, error)
+    _log.error(
+        "a request failed",
+        action="request_failed",
+        method=request.method,
+        path=_path_of(request),
+        error=type(error).__name__,
+        frames=frames_of(error),
+    )
+    _refuse_second_answer(request, error)
+    return error_response(request, BoostError(_INTERNAL))
+
+
+def _path_of(request: web.Request) -> str:
+    """Return the path as it is routed: what stands in its places may be an id, or a key."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "(no such path)"
+
+
+def _refuse_second_answer(request: web.Request, error: Exception) -> None:
+    if request.writer is not None and request.writer.output_size > 0:
+        raise ConnectionResetError("part of an answer was sent already") from error
+
+
+def _answer_http_exception(request: web.Request, error: web.HTTPException) -> web.Response:
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        return _method_not_allowed(request)
+    fallback = ("internal", _INTERNAL) if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
+    code, message = _OF_STATUS.get(HTTPStatus(error.status)) or fallback or ("invalid", error.reason)
+    body = {"code": code, "message": message, "requestId": request[REQUEST_ID]}
+    kept = {name: value for name, value in error.headers.items() if name in ("Retry-After", "WWW-Authenticate")}
+    return json_response(body, status=error.status, headers=kept)
+
+
+def _method_not_allowed(request: web.Request) -> web.Response:
+    code, message = _OF_STATUS[HTTPStatus.METHOD_NOT_ALLOWED]
+    body = {"code": code, "message": message, "requestId": request[REQUEST_ID]}
+    headers = {"Allow": ", ".join(sorted(_allowed_methods(request)))}
+    return json_response(body, status=HTTPStatus.METHOD_NOT_ALLOWED, headers=headers)
+
+
+def _allowed_methods(request: web.Request) -> set[str]:
+    """List the methods of a path. The framework adds HEAD to every path; it works where GET does."""
+    refusal = request.match_info.http_exception
+    if isinstance(refusal, web.HTTPMethodNotAllowed):
+        methods = set(refusal.allowed_methods)
+    else:
+        resource = request.match_info.route.resource
+        methods = {route.method for route in resource or ()}
+    return methods if "GET" in methods else methods - {"HEAD"}
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
