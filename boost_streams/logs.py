@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import logging.config
+import sys
 from typing import Any
 
 import structlog
@@ -52,7 +53,9 @@ def get_logger(name: str) -> Any:
 def logging_config(settings: Settings) -> dict[str, Any]:
     """Build the dictConfig that the worker (and so Faust) runs with."""
     renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if settings.logs_as_json else structlog.dev.ConsoleRenderer()
+        structlog.processors.JSONRenderer()
+        if settings.logs_as_json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     processors: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if settings.logs_as_json:

@@ -175,8 +175,8 @@ async def _mismatches(admin: Any, specs: list[TopicSpec]) -> list[FieldProblem]:
             problems.append(
                 FieldProblem(
                     spec.name,
-                    f"takes messages of {limits[spec.name]} bytes, {spec.max_message_bytes} are needed; run kafka-configs "
-                    f"--alter --topic {spec.name} --add-config max.message.bytes={spec.max_message_bytes}",
+                    f"takes messages of {limits[spec.name]} bytes, {spec.max_message_bytes} are needed; run "
+                    f"kafka-configs --alter --topic {spec.name} --add-config max.message.bytes={spec.max_message_bytes}",
                 )
             )
     return problems

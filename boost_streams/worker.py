@@ -16,7 +16,6 @@ from typing import Any
 from uuid import UUID
 
 import uuid_utils
-from web.middleware import MIDDLEWARES
 
 from agents.aggregator import Aggregator
 from agents.dead_letters import DeadLetters
@@ -53,6 +52,7 @@ from web.auth import Authenticator
 from web.health import Health
 from web.intake import Intake
 from web.live import TableLiveCounts
+from web.middleware import MIDDLEWARES
 from web.routes import register
 from web.services import SERVICES, WebServices
 
