@@ -14,7 +14,11 @@ _PAUSE_SECONDS = 0.01
 _LONGEST_PAUSE_SECONDS = 0.2
 
 
-async def eventually(condition: Callable[[], T | Awaitable[T]], *, deadline: float = 5.0, what: str | None = None) -> T:
+@overload
+async def eventually(condition: Callable[[], Awaitable[T]], *, deadline: float = 5.0, what: str | None = None) -> T: ...
+@overload
+async def eventually(condition: Callable[[], T], *, deadline: float = 5.0, what: str | None = None) -> T: ...
+async def eventually(condition: Callable[[], Any], *, deadline: float = 5.0, what: str | None = None) -> Any:
     """Call `condition` until what it returns is true, and return that.
 
     An AssertionError of the condition means "not yet"; any other exception ends the test at once.
