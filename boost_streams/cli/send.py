@@ -8,13 +8,14 @@ import os
 import sys
 import uuid
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 import aiohttp
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from boost_streams.cli.sending import REQUEST_SECONDS, GiveUp, Line, Pace, Sender, Sent, read_lines, send_lines
 
@@ -55,13 +56,8 @@ def send(
         raise click.UsageError("give an EVENT_TYPE or a --file")
     if not key:
         raise click.UsageError("give an API key: set BOOST_API_KEY, or pass --key")
-    if file is None:
-        lines = [Line(1, 0, body=_event(event_type, fields))]
-        report: _Report = _OneEvent()
-    else:
-        report = _File(file)
-        lines = read_lines(file)  # type: ignore[assignment]
-    with report:
+    lines: Iterable[Line] = [Line(1, 0, body=_event(event_type, fields))] if file is None else read_lines(file)
+    with _OneEvent() if file is None else _File(file) as report:
         try:
             asyncio.run(_send(url, key, lines, concurrency, Pace(give_up_after), report))
         except GiveUp as stopped:
@@ -87,13 +83,17 @@ def _camel(name: str) -> str:
     return first + "".join(part.title() for part in rest)
 
 
-async def _send(url: str, key: str, lines: Any, concurrency: int, pace: Pace, report: _Report) -> None:
-    connector = aiohttp.TCPConnector(limit=concurrency)
-    timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        async with contextlib.aclosing(send_lines(Sender(session, url, key, pace), lines, concurrency)) as answers:
-            async for line, sent in answers:
-                report.add(line, sent)
+async def _send(url: str, key: str, lines: Iterable[Line], concurrency: int, pace: Pace, report: _Report) -> None:
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=concurrency),
+        timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS),
+    )
+    async with (
+        session,
+        contextlib.aclosing(send_lines(Sender(session, url, key, pace), lines, concurrency)) as answers,
+    ):
+        async for line, sent in answers:
+            report.add(line, sent)
 
 
 class _Report(contextlib.AbstractContextManager["_Report"]):
@@ -132,9 +132,9 @@ class _File(_Report):
     def __init__(self, file: BinaryIO) -> None:
         super().__init__()
         size = _size(file)
-        columns = [TextColumn("{task.fields[counts]}")]
+        columns: list[ProgressColumn] = [TextColumn("{task.fields[counts]}")]
         if size:
-            columns = [BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn(), *columns]  # type: ignore[list-item]
+            columns = [BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn(), *columns]
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
         self._task = self._bar.add_task("", total=size or None, counts="")
 
@@ -149,7 +149,8 @@ class _File(_Report):
         super().add(line, sent)
         self._bar.update(self._task, advance=line.size, counts=self._summary())
         if sent.error is not None:
-            self._bar.console.print(f"line {line.number}: {sent.error}", markup=False, highlight=False, soft_wrap=True)
+            said = f"line {line.number}: {sent.error}"
+            self._bar.console.print(said, markup=False, highlight=False, soft_wrap=True)
 
     def finish(self) -> int:
         click.echo(self._summary(), err=True)

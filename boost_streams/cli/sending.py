@@ -10,8 +10,9 @@ import datetime as dt
 import email.utils
 import hashlib
 import random
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -56,10 +57,11 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How to wait between tries: how long in all (seconds), and the sleep and chance to do it with."""
+    """How long to go on with one event (seconds), and the clocks, sleep and chance to do it with."""
 
     give_up_after: float = 120.0
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    clock: Callable[[], float] = time.monotonic
     chance: Callable[[], float] = random.random
     now: Callable[[], dt.datetime] = field(default=lambda: dt.datetime.now(dt.UTC))
 
@@ -85,7 +87,7 @@ def read_lines(lines: Iterable[bytes]) -> Iterator[Line]:
 
 def _read_line(number: int, size: int, line: bytes, message_id: str) -> Line:
     try:
-        event = _line_decoder.decode(line)
+        event = _line_decoder.decode(line.decode())
     except msgspec.ValidationError:
         return Line(number, size, error="not a JSON object")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -110,24 +112,25 @@ class Sender:
         Raises:
             GiveUp: The key is refused, or the server stayed away for longer than the pace allows.
         """
-        waited, tries = 0.0, 0
+        started, tries = self._pace.clock(), 0
         while True:
-            pause, reason = await self._try(body)
-            if isinstance(reason, Sent):
-                return reason
-            if waited >= self._pace.give_up_after:
-                raise GiveUp(f"{reason}; gave up after {waited:.0f} s. Run it again later: nothing is stored twice")
+            pause, answer = await self._try(body)
+            if isinstance(answer, Sent):
+                return answer
             if pause is None:
                 pause = min(FIRST_PAUSE_SECONDS * 2**tries, LONGEST_PAUSE_SECONDS)
             pause *= 1 + 0.25 * self._pace.chance()
+            if self._pace.clock() + pause - started > self._pace.give_up_after:
+                raise GiveUp(f"{answer}; run it again later, nothing is stored twice")
             await self._pace.sleep(pause)
-            waited += max(pause, FIRST_PAUSE_SECONDS)
             tries += 1
 
     async def _try(self, body: bytes) -> tuple[float | None, Sent | str]:
         """Send once. Returns what became of it, or why to try again and after how many seconds."""
         try:
-            async with self._session.post(self._url, data=body, headers=self._headers) as response:
+            async with self._session.post(
+                self._url, data=body, headers=self._headers, allow_redirects=False
+            ) as response:
                 answer = await response.read()
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError) as error:
             return None, f"{self._url} does not answer ({str(error) or type(error).__name__})"
@@ -163,7 +166,9 @@ def _outcome(status: int, answer: bytes) -> Sent:
     return Sent("failed", error=error)
 
 
-async def send_lines(sender: Sender, lines: Iterable[Line], concurrency: int) -> AsyncIterator[tuple[Line, Sent]]:
+async def send_lines(
+    sender: Sender, lines: Iterable[Line], concurrency: int
+) -> AsyncGenerator[tuple[Line, Sent], None]:
     """Send the events of a file, `concurrency` at a time, and yield what became of each as it comes.
 
     No more lines are read than are on their way.
