@@ -1,0 +1,188 @@
+"""``boost events``: a project's events as PostgreSQL holds them: listed, shown, tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar, get_args
+from uuid import UUID
+
+import asyncpg
+import click
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from boost_streams.errors import BoostError, ConfigurationError, RequestError
+from boost_streams.settings import load_settings
+from db import events as repository
+from db.events import EventFilter, EventPage, Status, StoredEvent
+from db.pool import Connection, Database
+from web.queries import DEFAULT_LIMIT, LARGEST_LIMIT, event_as_json
+
+T = TypeVar("T")
+
+_COLUMNS = ("id", "type", "status", "attempt", "received", "actor", "error")
+_COLOURS = {"pending": "yellow", "processed": "green", "failed": "red"}
+
+
+@click.group()
+def events() -> None:
+    """List, show and retry a project's events. DATABASE_URL says where they are."""
+
+
+def _project_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--project", "project_id", required=True, type=click.UUID, help="The project's id.")(command)
+
+
+def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="JSON, as GET /events answers it.")(command)
+
+
+@events.command("list")
+@_project_option
+@click.option("--status", type=click.Choice(get_args(Status)))
+@click.option("--type", "event_type", help="Only events of this type.")
+@click.option("--limit", default=DEFAULT_LIMIT, show_default=True, type=click.IntRange(1, LARGEST_LIMIT))
+@click.option("--cursor", help="Go on where the page before ended.")
+@_json_option
+def list_(
+    project_id: UUID, status: Status | None, event_type: str | None, limit: int, cursor: str | None, as_json: bool
+) -> None:
+    """List events, newest first."""
+    now = dt.datetime.now(dt.UTC)
+
+    async def look(connection: Connection) -> EventPage:
+        wanted = EventFilter(status, event_type)
+        return await repository.list_events(connection, project_id, limit=limit, now=now, wanted=wanted, cursor=cursor)
+
+    page = _run(project_id, look)
+    if as_json:
+        _print_json({"items": [event_as_json(event) for event in page.items], "nextCursor": page.next_cursor})
+        return
+    Console().print(_table(page.items))
+    if page.next_cursor is not None:
+        click.echo(f"there may be more: --cursor {page.next_cursor}", err=True)
+
+
+@events.command()
+@click.argument("event_id", type=click.UUID)
+@_project_option
+@_json_option
+def show(event_id: UUID, project_id: UUID, as_json: bool) -> None:
+    """Show one event with its payload."""
+    event = _run(project_id, lambda connection: repository.get_event(connection, project_id, event_id))
+    shape = event_as_json(event)
+    if as_json:
+        _print_json(shape)
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in shape.items():
+        if value is not None:
+            table.add_row(Text(name, style="bold"), Text(_readable(value)))
+    Console().print(table)
+
+
+@events.command()
+@click.argument("event_ids", metavar="EVENT_ID...", nargs=-1, required=True, type=click.UUID)
+@_project_option
+@_json_option
+def retry(event_ids: tuple[UUID, ...], project_id: UUID, as_json: bool) -> None:
+    """Hand failed events over again; the sweeper publishes them within seconds."""
+    refused = 0
+    for event_id, outcome in asyncio.run(_with_errors(_retry_all(project_id, event_ids))):
+        if isinstance(outcome, RequestError):
+            refused += 1
+            click.echo(outcome.message, err=True)
+        elif as_json:
+            _print_json({"id": event_id, "status": "pending", "attempt": outcome})
+        else:
+            click.echo(f"{event_id} pending, attempt {outcome}")
+    if refused:
+        raise SystemExit(1)
+
+
+async def _retry_all(project_id: UUID, event_ids: tuple[UUID, ...]) -> list[tuple[UUID, int | RequestError]]:
+    outcomes: list[tuple[UUID, int | RequestError]] = []
+    async with _database() as database:
+        for event_id in event_ids:
+            try:
+                async with database.for_project(project_id) as connection:
+                    attempt = await repository.retry_event(connection, project_id, event_id)
+            except RequestError as error:
+                outcomes.append((event_id, error))
+            else:
+                outcomes.append((event_id, attempt))
+    return outcomes
+
+
+def _run(project_id: UUID, look: Callable[[Connection], Awaitable[T]]) -> T:
+    """Run one look at a project's events in a tenant transaction."""
+
+    async def run() -> T:
+        async with _database() as database, database.for_project(project_id) as connection:
+            return await look(connection)
+
+    return asyncio.run(_with_errors(run()))
+
+
+@asynccontextmanager
+async def _database() -> AsyncIterator[Database]:
+    database = Database(load_settings().database_url, pipeline_connections=1, tenant_connections=1)
+    try:
+        await database.open()
+        yield database
+    finally:
+        await database.close()
+
+
+async def _with_errors(work: Awaitable[T]) -> T:
+    """Turn Boost's errors into a command's: a line on stderr and an exit code, no traceback."""
+    try:
+        return await work
+    except ConfigurationError as error:
+        raise click.UsageError(error.message) from None
+    except BoostError as error:
+        raise click.ClickException(error.message) from error
+    except asyncpg.PostgresError as error:
+        raise click.ClickException(f"PostgreSQL refuses: {error} (boost doctor says more)") from error
+
+
+def _print_json(value: Any) -> None:
+    click.echo(msgspec.json.encode(value).decode())
+
+
+def _table(items: Iterable[StoredEvent]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in _COLUMNS:
+        table.add_column(name, no_wrap=name == "id", overflow="fold")
+    for event in items:
+        table.add_row(
+            str(event.id),
+            Text(_readable(event.event_type)),
+            Text(event.status, style=_COLOURS[event.status]),
+            str(event.attempt),
+            f"{event.received_at:%Y-%m-%d %H:%M:%S}",
+            Text(_readable(event.user_id or event.anonymous_id or event.session_id or "-")),
+            Text(_error_text(event)),
+        )
+    return table
+
+
+def _error_text(event: StoredEvent) -> str:
+    if event.error is None:
+        return ""
+    error = msgspec.json.decode(event.error)
+    return _readable(" ".join(str(error[name]) for name in ("field", "message") if error.get(name)))
+
+
+def _readable(value: object) -> str:
+    """Write a value for a terminal. What clients sent may hold control characters: they are not passed on."""
+    if isinstance(value, msgspec.Raw):
+        value = msgspec.json.format(bytes(value), indent=2).decode()
+    text = f"{value:%Y-%m-%d %H:%M:%S.%f} UTC" if isinstance(value, dt.datetime) else str(value)
+    return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -1,0 +1,83 @@
+"""``boost topics``: every topic, and how far its readers are behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import groupby
+
+import click
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from boost_streams.cli.consumer_lag import Lags, PartitionLag, measure_lags
+from boost_streams.errors import BoostError, ConfigurationError
+from boost_streams.settings import load_settings
+
+_COLUMNS = ("topic", "partitions", "end offset", "committed", "lag", "lag (s)")
+
+
+@click.command()
+@click.option("--partitions", "each_partition", is_flag=True, help="A row for each partition, not only each topic.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: every partition, and the missing topics.")
+def topics(each_partition: bool, as_json: bool) -> None:
+    """Show topics: partitions, end offsets, and the consumer group's lag in messages and seconds.
+
+    The lag in seconds is the age of the oldest message that is not committed. KAFKA_BROKER and the other
+    KAFKA_ settings say where to look.
+    """
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    try:
+        lags = asyncio.run(measure_lags(load_settings()))
+    except ConfigurationError as error:
+        raise click.UsageError(error.message) from None
+    except BoostError as error:
+        raise click.ClickException(error.message) from error
+    if as_json:
+        click.echo(msgspec.json.encode(as_plain(lags)).decode())
+        return
+    rows = lags.partitions if each_partition else list(per_topic(lags.partitions))
+    Console().print(_table(rows, each_partition))
+    groups = sorted({one.group for one in lags.partitions if one.group is not None})
+    click.echo(f"consumer group: {', '.join(groups) or '-'}")
+    if lags.missing:
+        click.echo(f"missing, made when a worker starts: {', '.join(lags.missing)}", err=True)
+
+
+def as_plain(lags: Lags) -> dict[str, object]:
+    """Shape what was measured for JSON."""
+    return {"partitions": [asdict(one) for one in lags.partitions], "missing": lags.missing}
+
+
+def per_topic(partitions: Iterable[PartitionLag]) -> Iterator[PartitionLag]:
+    """Add up the partitions of each topic; `partition` becomes their number, `seconds` that of the worst."""
+    for topic, members in groupby(partitions, key=lambda one: one.topic):
+        of_topic = list(members)
+        committed = [one.committed for one in of_topic if one.committed is not None]
+        lags = [one.lag for one in of_topic if one.lag is not None]
+        seconds = [one.seconds for one in of_topic if one.seconds is not None]
+        yield PartitionLag(
+            topic=topic,
+            partition=len(of_topic),
+            end=sum(one.end for one in of_topic),
+            group=of_topic[0].group,
+            committed=sum(committed) if committed else None,
+            lag=sum(lags) if lags else None,
+            seconds=max(seconds) if seconds else None,
+        )
+
+
+def _table(rows: Iterable[PartitionLag], each_partition: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in _COLUMNS:
+        heading = "partition" if each_partition and name == "partitions" else name
+        table.add_column(heading, justify="left" if name == "topic" else "right", overflow="fold")
+    for one in rows:
+        seconds = None if one.seconds is None else f"{one.seconds:.1f}"
+        cells = (one.topic, one.partition, one.end, one.committed, one.lag, seconds)
+        table.add_row(*("-" if cell is None else str(cell) for cell in cells))
+    return table
