@@ -7,6 +7,7 @@ time-out, tried again when a reader was in its way.
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from db.migrations import HEAD
 LOCK_TIMEOUT_MS = 200
 _ADVISORY_LOCK = 0x426F6F7374  # "Boost"
 _ATTEMPTS = 50
+#: Alembic keeps what it works on in globals: two databases cannot be migrated by one process at once.
+_one_at_a_time = threading.Lock()
 _CURRENT_REVISION = "SELECT version_num FROM boost_schema_version"
 
 
@@ -75,7 +78,8 @@ def _upgrade(database_url: str) -> None:
                     connection.exec_driver_sql(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
                     connection.commit()
                     config.attributes["connection"] = connection
-                    command.upgrade(config, "head")
+                    with _one_at_a_time:
+                        command.upgrade(config, "head")
         except sqlalchemy.exc.OperationalError as error:
             raise Unavailable(
                 f"the schema could not be changed: {error.orig}; try again when readers are done"

@@ -6,13 +6,21 @@ DECLARE
     wanted text;
 BEGIN
     FOREACH wanted IN ARRAY ARRAY['boost_owner', 'boost_pipeline', 'boost_tenant'] LOOP
-        BEGIN
-            EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);
-        EXCEPTION WHEN duplicate_object OR unique_violation THEN
-            NULL;
-        END;
-        IF NOT pg_has_role(current_user, wanted, 'MEMBER') THEN
-            EXECUTE format('GRANT %I TO CURRENT_USER', wanted);
+        IF to_regrole(wanted) IS NULL THEN
+            BEGIN
+                EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                NULL;
+            END;
+        END IF;
+        -- A superuser may be any role. Who made a role may grant it to itself, and since PostgreSQL 16 has to; where
+        -- an administrator made the roles and granted them, there is nothing left to grant.
+        IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+            BEGIN
+                EXECUTE format('GRANT %I TO CURRENT_USER', wanted);
+            EXCEPTION WHEN insufficient_privilege OR unique_violation OR internal_error THEN
+                NULL;
+            END;
         END IF;
     END LOOP;
 END
