@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import queue
+import secrets
 import signal
 import socket
 import subprocess
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG = 1
 _LOG_TAIL_LINES = 15
 _PROBE_INTERVAL = 0.02
+_LOWEST_PORT, _HIGHEST_PORT = 20_000, 32_000
+_PORT_ATTEMPTS = 1_000
 
 _Child = subprocess.Popen[bytes]
 _MakeChild = Callable[[], _Child]
@@ -33,10 +36,16 @@ class EmbeddedServerError(RuntimeError):
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nothing listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of 127.0.0.1 that nothing listened on a moment ago.
+
+    It lies below the ports that systems give to outgoing connections (Linux from 32768, macOS from 49152): one of
+    those could be gone when a server that died wants its port again.
+    """
+    for _ in range(_PORT_ATTEMPTS):
+        port = _LOWEST_PORT + secrets.randbelow(_HIGHEST_PORT - _LOWEST_PORT + 1)
+        if port_is_free(port):
+            return port
+    raise EmbeddedServerError(f"no free port found between {_LOWEST_PORT} and {_HIGHEST_PORT}")
 
 
 def port_is_free(port: int, host: str = "127.0.0.1") -> bool:

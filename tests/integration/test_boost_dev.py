@@ -8,7 +8,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from click.testing import CliRunner
 from boost_streams.cli.dev import as_one_line, curl_line, dev
 from boost_streams.cli.dev_session import Ready
 from boost_streams.embedded.data_folder import default_data_folder, sole_owner
-from boost_streams.embedded.process import EmbeddedServerError, command_line, free_port
+from boost_streams.embedded.process import EmbeddedServerError, command_line, free_port, log_tail, port_is_free
 from boost_streams.embedded.redis import EmbeddedRedis
 from boost_streams.embedded.supervisor import Supervisor
 
@@ -148,6 +147,8 @@ def boost_dev(data_dir: Path, *arguments: str, port: int | None = None) -> Itera
             process.kill()
         process.wait()
         process.stdout.close()
+        for log in (errors, *sorted((data_dir / "logs").glob("*.log"))):  # shown when the test fails
+            print(f"--- {log.name}\n{log_tail(log, 80)}")
 
 
 @pytest.fixture
@@ -258,9 +259,8 @@ class TestKafka:
 def _two_free_ports() -> int:
     while True:
         port = free_port()
-        with socket.socket() as next_one:
-            if next_one.connect_ex(("127.0.0.1", port + 1)) != 0:
-                return port
+        if port_is_free(port + 1):
+            return port
 
 
 class TestRefusals:

@@ -139,6 +139,11 @@ class TestProcess:
             assert not port_is_free(port)
             assert remembered_port(tmp_path / "port") != port
 
+    def test_a_free_port_is_none_that_an_outgoing_connection_could_take(self) -> None:
+        ports = {free_port() for _ in range(50)}
+        assert len(ports) > 40
+        assert all(1024 < port < 32_768 for port in ports)
+
     def test_the_servers_user_must_get_through_every_parent(self, folder: Path) -> None:
         user = ServerUser("somebody", uid=54321, gid=54321)
         inner = folder / "closed" / "inner"
