@@ -131,6 +131,26 @@ async def ensure_topics(settings: Settings) -> list[str]:
     return created
 
 
+async def check_topics(settings: Settings) -> tuple[list[str], list[FieldProblem]]:
+    """Return the names of the topics that are missing, and what does not fit about the others; creates nothing.
+
+    Raises:
+        BrokerAway: No broker answers.
+    """
+    specs = topic_specs(settings)
+    admin = AIOKafkaAdminClient(**client_options(settings))
+    try:
+        async with asyncio.timeout(20):
+            await admin.start()
+            existing = set(await admin.list_topics())
+            problems = await _mismatches(admin, [spec for spec in specs if spec.name in existing])
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise BrokerAway(f"the topics could not be checked: {str(error) or type(error).__name__}") from error
+    finally:
+        await admin.close()
+    return [spec.name for spec in specs if spec.name not in existing], problems
+
+
 async def _create(admin: Any, spec: TopicSpec) -> None:
     config = {**spec.config, "max.message.bytes": str(spec.max_message_bytes)}
     if spec.replication_factor >= 3:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from db.pool import Connection
+import asyncpg
+
+from boost_streams.errors import Unavailable
+from db.pool import CONNECT_SECONDS, STATEMENT_SECONDS, Connection, prepare_connection
 from db.workers import DEAD_AFTER_SECONDS
 
 #: Major versions of PostgreSQL that Boost is tested with.
@@ -17,12 +21,9 @@ SELECT current_setting('server_version') AS version,
        current_setting('full_page_writes')::boolean AS full_page_writes
 """
 _ALIVE = "SELECT count(*) FROM workers WHERE heartbeat_at >= now() - make_interval(secs => $1)"
-_ROLES = """
-SELECT wanted.name, pg_has_role(session_user, r.oid, 'MEMBER') AS member,
-       r.rolsuper OR r.rolbypassrls AS bypasses
-FROM unnest(ARRAY['boost_owner', 'boost_pipeline', 'boost_tenant']) AS wanted (name)
-LEFT JOIN pg_roles r ON r.rolname = wanted.name
-"""
+_ROLES = "SELECT rolname, rolsuper OR rolbypassrls AS bypasses FROM pg_roles WHERE rolname = ANY($1::name[])"
+_SET_ROLE = {name: f"SET ROLE {name}" for name in ("boost_owner", "boost_pipeline", "boost_tenant")}
+_RESET_ROLE = "SET ROLE NONE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,31 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class RoleState:
-    """One of the three roles as this connection finds it; `member` is None when there is no such role."""
+    """One of the three roles: is it there, may this login act as it, does row-level security bind it."""
 
     name: str
-    member: bool | None
-    bypasses: bool | None
+    exists: bool
+    usable: bool
+    bypasses: bool
+
+
+async def connect_as_login(database_url: str) -> asyncpg.Connection[Any]:
+    """Connect as whoever the URL names, as no role of ours: for looking at a database that may not be set up.
+
+    Raises:
+        Unavailable: The server does not answer, or refuses the login; says which.
+    """
+    try:
+        connection = await asyncpg.connect(database_url, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+        raise Unavailable(str(error) or type(error).__name__) from error
+    await prepare_connection(connection)
+    return connection
+
+
+async def act_as_pipeline(connection: Connection) -> None:
+    """Go on as `boost_pipeline` on a connection of `connect_as_login`."""
+    await connection.execute(_SET_ROLE["boost_pipeline"])
 
 
 async def server_facts(connection: Connection) -> Server:
@@ -66,5 +87,16 @@ async def workers_alive_across_projects(connection: Connection) -> int:
 
 
 async def role_states(connection: Connection) -> list[RoleState]:
-    """Look at the three roles, and whether the user who logged in may act as them."""
-    return [RoleState(**dict(row)) for row in await connection.fetch(_ROLES)]
+    """Try each of the three roles on a connection of `connect_as_login`."""
+    bypasses = {row["rolname"]: row["bypasses"] for row in await connection.fetch(_ROLES, list(_SET_ROLE))}
+    states = []
+    for name, statement in _SET_ROLE.items():
+        usable = name in bypasses
+        try:
+            if usable:
+                await connection.execute(statement)
+                await connection.execute(_RESET_ROLE)
+        except asyncpg.InsufficientPrivilegeError:
+            usable = False
+        states.append(RoleState(name, name in bypasses, usable, bypasses.get(name, False)))
+    return states

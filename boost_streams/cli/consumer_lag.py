@@ -57,7 +57,7 @@ async def measure_lags(settings: Settings, clock: Callable[[], float] = time.tim
             return await _measure(settings, clock)
     except (KafkaError, OSError, TimeoutError) as error:
         brokers = ", ".join(settings.brokers)
-        raise BrokerAway(f"Kafka at {brokers} does not answer: {type(error).__name__}: {error}") from error
+        raise BrokerAway(f"Kafka at {brokers} does not answer: {str(error) or type(error).__name__}") from error
 
 
 async def partitions_by_topic(settings: Settings) -> dict[str, list[int]]:
