@@ -1,0 +1,44 @@
+"""`docs/reference/settings.md` names every setting with its default."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from boost_streams.settings import Settings, load_settings
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
+ROW = re.compile(r"^\| `(?P<variable>[A-Z0-9_]+)` \| (?P<default>[^|]*) \|")
+
+
+def documented() -> dict[str, str]:
+    rows = [match for line in PAGE.read_text().splitlines() if (match := ROW.match(line))]
+    assert len({row["variable"] for row in rows}) == len(rows)
+    return {row["variable"]: row["default"].strip() for row in rows}
+
+
+def shown(value: object) -> str:
+    """Write a default as the page does."""
+    if value is None:
+        return "unset"
+    if value == "":
+        return "empty"
+    text = ",".join(value) if isinstance(value, tuple) else str(value)
+    return f"`{text.lower() if isinstance(value, bool) else text.removesuffix('.0')}`"
+
+
+def test_page_names_every_setting_and_no_other() -> None:
+    assert list(documented()) == [name.upper() for name in Settings.model_fields]
+
+
+@pytest.mark.parametrize("field", Settings.model_fields)
+def test_page_tells_the_default(field: str) -> None:
+    defaults = load_settings({})
+    assert documented()[field.upper()] == shown(getattr(defaults, field))
+
+
+def test_what_must_be_set_in_production_is_marked() -> None:
+    marked = re.findall(r"^\| `([A-Z0-9_]+)` \|[^|]*\| must be set \|", PAGE.read_text(), re.MULTILINE)
+    assert marked == ["NODE_ENV", "DATABASE_URL", "KAFKA_BROKER", "REDIS_URL"]
