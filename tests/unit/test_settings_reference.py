@@ -25,8 +25,11 @@ def shown(value: object) -> str:
         return "unset"
     if value == "":
         return "empty"
-    text = ",".join(value) if isinstance(value, tuple) else str(value)
-    return f"`{text.lower() if isinstance(value, bool) else text.removesuffix('.0')}`"
+    if isinstance(value, bool):
+        return f"`{value}`".lower()
+    if isinstance(value, float):
+        return f"`{value:g}`"
+    return f"`{','.join(value) if isinstance(value, tuple) else value}`"
 
 
 def test_page_names_every_setting_and_no_other() -> None:
