@@ -8,9 +8,12 @@ from collections.abc import Collection
 from typing import Any
 
 from agents.progress import ConsumerProgress
+from boost_streams.logs import get_logger
 
 #: How long the broker may take to say its offsets (seconds).
 _OFFSETS_SECONDS = 5.0
+
+_log = get_logger(__name__)
 
 Position = tuple[str, int, dt.datetime | None]
 
@@ -39,21 +42,17 @@ class ConsumerPositions:
             ends = await app.consumer.highwaters(*assignment)
         if not self.assigned():
             return None
-        committed = app.consumer._committed_offset
-        return [
-            (
-                tp.topic,
-                tp.partition,
-                self._progress.position(
-                    tp.topic,
-                    tp.partition,
-                    committed=committed.get(tp) or 0,
-                    beginning=beginnings[tp],
-                    end=ends[tp],
-                ),
+        positions: list[Position] = []
+        for tp in assignment:
+            committed = app.consumer._committed_offset.get(tp)
+            dropped = self._progress.observe(
+                tp.topic, tp.partition, committed=committed, beginning=beginnings[tp], end=ends[tp]
             )
-            for tp in assignment
-        ]
+            if dropped is not None:
+                _log.warning("reading again", action="seek", topic=tp.topic, partition=tp.partition, offset=dropped)
+                await app.consumer.seek(tp, dropped)
+            positions.append((tp.topic, tp.partition, self._progress.position(tp.topic, tp.partition, end=ends[tp])))
+        return positions
 
     def assigned(self) -> bool:
         """Tell whether the consumer has its partitions and no rebalance is under way."""

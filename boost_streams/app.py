@@ -21,7 +21,6 @@ from boost_streams.logs import configure_structlog, get_logger, logging_config
 from boost_streams.publishing import BrokerState, reachable
 from boost_streams.settings import Settings
 from boost_streams.topics import ensure_topics, group_id, max_message_bytes, partitions_of
-from boost_streams.transport import use_embedded_transport
 
 #: How often the gate looks for a broker that is away (seconds).
 _GATE_SECONDS = 0.5
@@ -168,7 +167,7 @@ def create_app(settings: Settings, web_options: dict[str, Any]) -> BoostApp:
     """
     configure_structlog()
     state = BrokerState(settings.brokers)
-    app = BoostApp(
+    return BoostApp(
         group_id(settings),
         boost_settings=settings,
         broker_state=state,
@@ -209,9 +208,6 @@ def create_app(settings: Settings, web_options: dict[str, Any]) -> BoostApp:
         web_tables_enabled=False,
         web_metrics_enabled=False,
     )
-    if settings.boost_embedded_broker:
-        use_embedded_transport(app)
-    return app
 
 
 def _credentials(settings: Settings) -> Any:

@@ -45,6 +45,7 @@ from boost_streams.topics import (
     full_name,
     partitions_of,
 )
+from boost_streams.transport import use_acknowledged_commits
 from db.pool import Database
 from db.redis import Redis
 from tables.live_counts import live_counts_table
@@ -88,6 +89,7 @@ class Worker:
         self.progress = ConsumerProgress()
         hop_topics = [full_name(settings, RAW_EVENTS), *(full_name(settings, family_topic(f)) for f in FAMILIES)]
         self.hops = Hops(hop_topics[0], tuple(hop_topics[1:]), partitions_of(settings))
+        use_acknowledged_commits(self.app, self.progress, hop_topics, embedded_broker=settings.boost_embedded_broker)
         self.positions = ConsumerPositions(self.app, self.progress, hop_topics)
         self.raw = self._publisher(RAW_EVENTS, RawEventBatch)
         self.housekeeping = Housekeeping(settings, self.database, self.ledger, self._positions_or_nothing)

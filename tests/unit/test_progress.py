@@ -9,55 +9,87 @@ from agents.sweeper import ORDER_SLACK_SECONDS, passed_before
 from db.workers import Progress
 
 T0 = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+LONG_AGO = dt.datetime.fromtimestamp(0, dt.UTC)
 
 
 def at(seconds: float) -> dt.datetime:
     return T0 + dt.timedelta(seconds=seconds)
 
 
-def position(progress: ConsumerProgress, *, committed: int = 0, beginning: int = 0, end: int) -> dt.datetime | None:
-    return progress.position("raw", 0, committed=committed, beginning=beginning, end=end)
-
-
 def test_the_oldest_message_in_hand_counts() -> None:
     progress = ConsumerProgress()
-    progress.took("raw", 0, 5, at(20))
-    progress.took("raw", 0, 6, at(10))
-    assert position(progress, end=7) == at(10)
+    progress.took("raw", 0, 0, at(20))
+    progress.took("raw", 0, 1, at(10))
+    assert progress.position("raw", 0, end=2) == at(10)
     assert progress.in_hand == 2
 
 
 def test_caught_up_when_everything_is_acknowledged() -> None:
     progress = ConsumerProgress()
-    progress.took("raw", 0, 5, at(20))
-    progress.acknowledged("raw", 0, 5)
-    assert position(progress, end=6) is None
+    progress.took("raw", 0, 0, at(20))
+    progress.acknowledged("raw", 0, 0)
+    assert progress.position("raw", 0, end=1) is None
     assert progress.in_hand == 0
 
 
 def test_messages_not_taken_yet_are_behind_the_last_one_passed() -> None:
     progress = ConsumerProgress()
-    progress.took("raw", 0, 5, at(20))
-    progress.acknowledged("raw", 0, 5)
-    assert position(progress, end=8) == at(20)
+    progress.took("raw", 0, 0, at(20))
+    progress.acknowledged("raw", 0, 0)
+    assert progress.position("raw", 0, end=3) == at(20)
 
 
 def test_nothing_known_means_the_beginning_of_time() -> None:
-    progress = ConsumerProgress()
-    assert position(progress, end=3) == dt.datetime.fromtimestamp(0, dt.UTC)
+    assert ConsumerProgress().position("raw", 0, end=3) == LONG_AGO
 
 
 def test_a_committed_or_empty_partition_is_caught_up() -> None:
     progress = ConsumerProgress()
-    assert position(progress, committed=3, end=3) is None
-    assert position(progress, end=0) is None
-    assert position(progress, beginning=100, end=100) is None
+    assert progress.position("raw", 0, end=0) is None
+    progress.observe("raw", 0, committed=3, beginning=0, end=3)
+    assert progress.position("raw", 0, end=3) is None
+    progress.observe("raw", 1, committed=None, beginning=100, end=100)
+    assert progress.position("raw", 1, end=100) is None
 
 
 def test_a_malformed_message_in_hand_is_not_caught_up() -> None:
     progress = ConsumerProgress()
-    progress.took("raw", 0, 5, None)
-    assert position(progress, committed=6, end=6) is not None
+    progress.took("raw", 0, 0, None)
+    assert progress.position("raw", 0, end=0) == LONG_AGO
+
+
+def test_nothing_is_committed_over_a_message_that_was_dropped() -> None:
+    progress = ConsumerProgress()
+    for offset in (0, 1, 3, 4):
+        progress.took("raw", 0, offset, at(offset))
+        progress.acknowledged("raw", 0, offset)
+    assert progress.committable("raw", 0, None) == 2
+    assert progress.committable("raw", 0, 2) is None
+    assert progress.position("raw", 0, end=5) == LONG_AGO
+    assert progress.observe("raw", 0, committed=2, beginning=0, end=5) is None
+    assert progress.observe("raw", 0, committed=2, beginning=0, end=5) == 2
+    progress.took("raw", 0, 2, at(2))
+    assert progress.observe("raw", 0, committed=2, beginning=0, end=5) is None
+    progress.acknowledged("raw", 0, 2)
+    assert progress.committable("raw", 0, 2) == 5
+    assert progress.position("raw", 0, end=5) is None
+
+
+def test_a_message_out_of_order_is_no_hole_while_the_first_is_in_hand() -> None:
+    progress = ConsumerProgress()
+    progress.took("raw", 0, 0, at(0))
+    progress.took("raw", 0, 1, at(1))
+    progress.acknowledged("raw", 0, 1)
+    for _ in range(3):
+        assert progress.observe("raw", 0, committed=None, beginning=0, end=2) is None
+    assert progress.committable("raw", 0, None) is None
+
+
+def test_a_topic_made_anew_starts_again() -> None:
+    progress = ConsumerProgress()
+    progress.observe("raw", 0, committed=500, beginning=0, end=500)
+    progress.observe("raw", 0, committed=500, beginning=0, end=1)
+    assert progress.position("raw", 0, end=1) == LONG_AGO
 
 
 def test_revoked_partitions_are_forgotten() -> None:
