@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar, get_args
 from uuid import UUID
 
-import asyncpg
 import click
 import msgspec
 from rich import box
@@ -17,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from boost_streams.errors import BoostError, ConfigurationError, RequestError
-from boost_streams.settings import load_settings
+from boost_streams.cli.context import run_with_database, show_json
+from boost_streams.errors import RequestError
 from db import events as repository
 from db.events import EventFilter, EventPage, Status, StoredEvent
 from db.pool import Connection, Database
@@ -62,7 +59,7 @@ def list_(
 
     page = _run(project_id, look)
     if as_json:
-        _print_json({"items": [event_as_json(event) for event in page.items], "nextCursor": page.next_cursor})
+        show_json({"items": [event_as_json(event) for event in page.items], "nextCursor": page.next_cursor})
         return
     Console().print(_table(page.items))
     if page.next_cursor is not None:
@@ -78,7 +75,7 @@ def show(event_id: UUID, project_id: UUID, as_json: bool) -> None:
     event = _run(project_id, lambda connection: repository.get_event(connection, project_id, event_id))
     shape = event_as_json(event)
     if as_json:
-        _print_json(shape)
+        show_json(shape)
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in shape.items():
@@ -93,67 +90,38 @@ def show(event_id: UUID, project_id: UUID, as_json: bool) -> None:
 @_json_option
 def retry(event_ids: tuple[UUID, ...], project_id: UUID, as_json: bool) -> None:
     """Hand failed events over again; the sweeper publishes them within seconds."""
-    refused = 0
-    for event_id, outcome in asyncio.run(_with_errors(_retry_all(project_id, event_ids))):
+
+    async def work(database: Database) -> list[int | RequestError]:
+        return [await _retry(database, project_id, event_id) for event_id in event_ids]
+
+    outcomes = run_with_database(work)
+    for event_id, outcome in zip(event_ids, outcomes, strict=True):
         if isinstance(outcome, RequestError):
-            refused += 1
             click.echo(outcome.message, err=True)
         elif as_json:
-            _print_json({"id": event_id, "status": "pending", "attempt": outcome})
+            show_json({"id": event_id, "status": "pending", "attempt": outcome})
         else:
             click.echo(f"{event_id} pending, attempt {outcome}")
-    if refused:
+    if any(isinstance(outcome, RequestError) for outcome in outcomes):
         raise SystemExit(1)
 
 
-async def _retry_all(project_id: UUID, event_ids: tuple[UUID, ...]) -> list[tuple[UUID, int | RequestError]]:
-    outcomes: list[tuple[UUID, int | RequestError]] = []
-    async with _database() as database:
-        for event_id in event_ids:
-            try:
-                async with database.for_project(project_id) as connection:
-                    attempt = await repository.retry_event(connection, project_id, event_id)
-            except RequestError as error:
-                outcomes.append((event_id, error))
-            else:
-                outcomes.append((event_id, attempt))
-    return outcomes
+async def _retry(database: Database, project_id: UUID, event_id: UUID) -> int | RequestError:
+    try:
+        async with database.for_project(project_id) as connection:
+            return await repository.retry_event(connection, project_id, event_id)
+    except RequestError as error:
+        return error
 
 
 def _run(project_id: UUID, look: Callable[[Connection], Awaitable[T]]) -> T:
     """Run one look at a project's events in a tenant transaction."""
 
-    async def run() -> T:
-        async with _database() as database, database.for_project(project_id) as connection:
+    async def work(database: Database) -> T:
+        async with database.for_project(project_id) as connection:
             return await look(connection)
 
-    return asyncio.run(_with_errors(run()))
-
-
-@asynccontextmanager
-async def _database() -> AsyncIterator[Database]:
-    database = Database(load_settings().database_url, pipeline_connections=1, tenant_connections=1)
-    try:
-        await database.open()
-        yield database
-    finally:
-        await database.close()
-
-
-async def _with_errors(work: Awaitable[T]) -> T:
-    """Turn Boost's errors into a command's: a line on stderr and an exit code, no traceback."""
-    try:
-        return await work
-    except ConfigurationError as error:
-        raise click.UsageError(error.message) from None
-    except BoostError as error:
-        raise click.ClickException(error.message) from error
-    except asyncpg.PostgresError as error:
-        raise click.ClickException(f"PostgreSQL refuses: {error} (boost doctor says more)") from error
-
-
-def _print_json(value: Any) -> None:
-    click.echo(msgspec.json.encode(value).decode())
+    return run_with_database(work)
 
 
 def _table(items: Iterable[StoredEvent]) -> Table:

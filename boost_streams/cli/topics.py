@@ -9,14 +9,12 @@ from dataclasses import asdict
 from itertools import groupby
 
 import click
-import msgspec
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from boost_streams.cli.consumer_lag import Lags, PartitionLag, measure_lags
-from boost_streams.errors import BoostError, ConfigurationError
-from boost_streams.settings import load_settings
+from boost_streams.cli.context import command_settings, show_json
 
 _COLUMNS = ("topic", "partitions", "end offset", "committed", "lag", "lag (s)")
 
@@ -30,15 +28,11 @@ def topics(each_partition: bool, as_json: bool) -> None:
     The lag in seconds is the age of the oldest message that is not committed. KAFKA_BROKER and the other
     KAFKA_ settings say where to look.
     """
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    try:
-        lags = asyncio.run(measure_lags(load_settings()))
-    except ConfigurationError as error:
-        raise click.UsageError(error.message) from None
-    except BoostError as error:
-        raise click.ClickException(error.message) from error
+    settings = command_settings()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it logs is in the error
+    lags = asyncio.run(measure_lags(settings))
     if as_json:
-        click.echo(msgspec.json.encode(as_plain(lags)).decode())
+        show_json(as_plain(lags))
         return
     rows = lags.partitions if each_partition else list(per_topic(lags.partitions))
     Console().print(_table(rows, each_partition))

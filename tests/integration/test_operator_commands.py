@@ -8,15 +8,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
-import click
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from click.testing import CliRunner, Result
 
 from boost_streams.cli.consumer_lag import PartitionLag
-from boost_streams.cli.doctor import doctor
-from boost_streams.cli.events import events
-from boost_streams.cli.topics import per_topic, topics
+from boost_streams.cli.main import cli
+from boost_streams.cli.topics import per_topic
 from boost_streams.embedded.broker import EmbeddedBroker
 from boost_streams.event_id import batch_of
 from db.partitions import existing_days, partition_name
@@ -37,7 +35,7 @@ def broker() -> Iterator[str]:
 
 @pytest.fixture
 def run(database_url: str, broker: str) -> Run:
-    async def invoke(command: click.Command, *arguments: object, **environment: str) -> Result:
+    async def invoke(*arguments: object, **environment: str) -> Result:
         environment = {
             "NODE_ENV": "test",
             "DATABASE_URL": database_url,
@@ -48,7 +46,7 @@ def run(database_url: str, broker: str) -> Run:
             **environment,
         }
         # A thread of its own: a command runs an event loop of its own.
-        return await asyncio.to_thread(CliRunner().invoke, command, [str(one) for one in arguments], env=environment)
+        return await asyncio.to_thread(CliRunner().invoke, cli, [str(one) for one in arguments], env=environment)
 
     return invoke
 
@@ -59,24 +57,24 @@ def run(database_url: str, broker: str) -> Run:
 async def test_events_are_listed_as_http_does(run: Run, database: Database, project: Any) -> None:
     ids = await store(database, project.id, "click", "page_view", payload=b'{"price": 1.10}')
     await settle(database, project.id, ids[:1], "failed")
-    listed = await run(events, "list", "--project", project.id, "--json", "--limit", 1)
+    listed = await run("events", "list", "--project", project.id, "--json", "--limit", 1)
     page = json.loads(listed.stdout)
     assert [event["id"] for event in page["items"]] == [str(ids[1])]
     assert '"payload":{"price": 1.10}' in listed.stdout
-    rest = await run(events, "list", "--project", project.id, "--cursor", page["nextCursor"])
+    rest = await run("events", "list", "--project", project.id, "--cursor", page["nextCursor"])
     assert str(ids[0]) in rest.stdout
     assert str(ids[1]) not in rest.stdout
     assert "url is required" in rest.stdout
-    failed = await run(events, "list", "--project", project.id, "--status", "failed", "--json")
+    failed = await run("events", "list", "--project", project.id, "--status", "failed", "--json")
     assert [event["id"] for event in json.loads(failed.stdout)["items"]] == [str(ids[0])]
 
 
 async def test_event_is_shown(run: Run, database: Database, project: Any, other_project: Any) -> None:
     [event_id] = await store(database, project.id, "click", payload=b'{"price": 1.10}')
-    shown = await run(events, "show", event_id, "--project", project.id)
+    shown = await run("events", "show", event_id, "--project", project.id)
     assert shown.exit_code == 0
     assert '"price": 1.10' in shown.stdout
-    hidden = await run(events, "show", event_id, "--project", other_project.id)
+    hidden = await run("events", "show", event_id, "--project", other_project.id)
     assert hidden.exit_code == 1
     assert "there is no event" in hidden.stderr
 
@@ -86,7 +84,7 @@ async def test_control_characters_of_clients_do_not_reach_the_terminal(
 ) -> None:
     [event_id] = await store(database, project.id, "\x1b]0;owned\x07[bold]click", payload='{"x": "\x9b31m"}'.encode())
     for arguments in (("list",), ("show", event_id)):
-        shown = await run(events, *arguments, "--project", project.id)
+        shown = await run("events", *arguments, "--project", project.id)
         assert shown.exit_code == 0
         assert not {"\x1b", "\x07", "\x9b"} & set(shown.stdout)
         assert "[bold]click" in shown.stdout
@@ -95,10 +93,10 @@ async def test_control_characters_of_clients_do_not_reach_the_terminal(
 async def test_failed_events_are_tried_again(run: Run, database: Database, project: Any) -> None:
     ids = await store(database, project.id, "click", "click", "click")
     await settle(database, project.id, ids[:2], "failed")
-    result = await run(events, "retry", *ids[:2], "--project", project.id)
+    result = await run("events", "retry", *ids[:2], "--project", project.id)
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [f"{event_id} pending, attempt 1" for event_id in ids[:2]]
-    refused = await run(events, "retry", ids[2], uuid4(), "--project", project.id)
+    refused = await run("events", "retry", ids[2], uuid4(), "--project", project.id)
     assert refused.exit_code == 1
     assert "is pending" in refused.stderr
     assert "there is no event" in refused.stderr
@@ -106,14 +104,14 @@ async def test_failed_events_are_tried_again(run: Run, database: Database, proje
 
 async def test_database_that_is_away_is_said_in_a_line(run: Run, project: Any) -> None:
     away = "postgresql://postgres:secret@127.0.0.1:1/boost"
-    result = await run(events, "list", "--project", project.id, DATABASE_URL=away)
+    result = await run("events", "list", "--project", project.id, DATABASE_URL=away)
     assert result.exit_code == 1
-    assert "does not answer" in result.stderr
+    assert "DATABASE_URL" in result.stderr
     assert "secret" not in result.output
 
 
 async def test_database_without_a_schema_is_said_in_a_line(run: Run, project: Any, empty_database_url: str) -> None:
-    result = await run(events, "list", "--project", project.id, DATABASE_URL=empty_database_url)
+    result = await run("events", "list", "--project", project.id, DATABASE_URL=empty_database_url)
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
 
 
@@ -142,7 +140,7 @@ async def test_lag_in_messages_and_seconds(run: Run, broker: str) -> None:
     await produce(broker, f"{prefix}events.dead-letter", 0)
     await commit(broker, f"{prefix}boost-streams", TopicPartition(f"{prefix}raw-events", 0), 2)
     await commit(broker, f"{prefix}boost-streams", TopicPartition(f"{prefix}raw-events", 1), 2)
-    result = await run(topics, "--json", KAFKA_TOPIC_PREFIX=prefix)
+    result = await run("topics", "--json", KAFKA_TOPIC_PREFIX=prefix)
     measured = json.loads(result.stdout)
     raw = {one["partition"]: one for one in measured["partitions"] if one["topic"].endswith("raw-events")}
     assert [(raw[n]["end"], raw[n]["committed"], raw[n]["lag"]) for n in range(3)] == [
@@ -156,20 +154,20 @@ async def test_lag_in_messages_and_seconds(run: Run, broker: str) -> None:
     assert {(one["group"], one["lag"]) for one in dead} == {(None, None)}
     assert f"{prefix}events.user" in measured["missing"]
 
-    table = await run(topics, KAFKA_TOPIC_PREFIX=prefix)
+    table = await run("topics", KAFKA_TOPIC_PREFIX=prefix)
     assert table.exit_code == 0
     [row] = [line for line in table.stdout.splitlines() if "raw-events" in line]
     assert row.split()[1:5] == ["4", "5", "4", "1"]
 
 
 async def test_broker_without_our_topics_is_no_error(run: Run) -> None:
-    result = await run(topics, KAFKA_TOPIC_PREFIX=f"none{uuid4().hex[:8]}.")
+    result = await run("topics", KAFKA_TOPIC_PREFIX=f"none{uuid4().hex[:8]}.")
     assert result.exit_code == 0
     assert "missing" in result.stderr
 
 
 async def test_broker_that_is_away_is_said_in_a_line(run: Run) -> None:
-    result = await run(topics, KAFKA_BROKER="127.0.0.1:1")
+    result = await run("topics", KAFKA_BROKER="127.0.0.1:1")
     assert result.exit_code == 1
     assert "does not answer" in result.stderr
 
@@ -194,7 +192,7 @@ def levels(result: Result) -> dict[str, str]:
 async def test_healthy_installation(run: Run, database: Database) -> None:
     async with database.across_projects() as connection:
         await heartbeat_across_projects(connection, WORKER, "here", ["web"], 0)
-    result = await run(doctor, "--deep")
+    result = await run("doctor", "--deep")
     found = levels(result)
     durability = found.pop("durability")
     assert durability in ("ok", "warn")  # a throwaway server does not flush
@@ -205,7 +203,7 @@ async def test_healthy_installation(run: Run, database: Database) -> None:
 
 
 async def test_wrong_settings_are_all_named(run: Run) -> None:
-    result = await run(doctor, KAFKA_BROKER="nonsense", PORT="0")
+    result = await run("doctor", KAFKA_BROKER="nonsense", PORT="0")
     assert result.exit_code == 1
     assert "KAFKA_BROKER" in result.stdout
     assert "PORT" in result.stdout
@@ -213,7 +211,7 @@ async def test_wrong_settings_are_all_named(run: Run) -> None:
 
 async def test_what_is_away_is_an_error_with_advice(run: Run) -> None:
     away = {"DATABASE_URL": "postgresql://postgres:secret@127.0.0.1:1/x", "KAFKA_BROKER": "127.0.0.1:1"}
-    result = await run(doctor, REDIS_URL="redis://127.0.0.1:1/0", **away)
+    result = await run("doctor", REDIS_URL="redis://127.0.0.1:1/0", **away)
     assert result.exit_code == 1
     assert levels(result) == {"settings": "ok", "postgresql": "error", "kafka": "error", "redis": "warn"}
     assert "check DATABASE_URL" in result.stdout
@@ -222,7 +220,7 @@ async def test_what_is_away_is_an_error_with_advice(run: Run) -> None:
 
 
 async def test_database_without_a_schema(run: Run, empty_database_url: str) -> None:
-    result = await run(doctor, DATABASE_URL=empty_database_url)
+    result = await run("doctor", DATABASE_URL=empty_database_url)
     assert (result.exit_code, levels(result)["migrations"]) == (1, "error")
     assert "boost migrate" in result.stdout
 
@@ -231,11 +229,11 @@ async def test_missing_partitions(run: Run, database: Database) -> None:
     owner = await database.connect(role="boost_owner")
     names = [partition_name(day) for day in sorted(await existing_days(owner))]
     await owner.execute(f"ALTER TABLE events DETACH PARTITION {names[-1]}")
-    assert levels(await run(doctor))["partitions"] == "warn"
+    assert levels(await run("doctor"))["partitions"] == "warn"
     for name in names[:-1]:
         await owner.execute(f"ALTER TABLE events DETACH PARTITION {name}")
     await owner.close()
-    result = await run(doctor)
+    result = await run("doctor")
     assert (result.exit_code, levels(result)["partitions"]) == (1, "error")
 
 
@@ -243,7 +241,7 @@ async def test_stuck_events_are_a_warning(run: Run, database: Database, project:
     await store(database, project.id, "click")
     async with database.across_projects() as connection:
         await connection.execute("UPDATE event_batches SET created_at = now() - interval '1 day'")
-    result = await run(doctor)
+    result = await run("doctor")
     assert (result.exit_code, levels(result)["backlog"]) == (0, "warn")
 
 
@@ -253,9 +251,9 @@ async def test_lost_event_is_found_and_named(run: Run, database: Database, proje
     async with database.across_projects() as connection:
         await connection.execute("DELETE FROM event_batches WHERE id = $1", batch_of(lost))
         await connection.execute("UPDATE event_batches SET unsettled = 0 WHERE id = $1", batch_of(other))
-    result = await run(doctor, "--deep")
+    result = await run("doctor", "--deep")
     assert result.exit_code == 1
     assert f"project {project.id} event {lost} attempt 0" in result.stdout
     assert f"batch {batch_of(other)} counts 0 unsettled, 1 are pending" in result.stdout
     assert (levels(result)["events"], levels(result)["batches"]) == ("error", "error")
-    assert levels(await run(doctor)).get("events") is None
+    assert levels(await run("doctor")).get("events") is None
