@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import shutil
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
@@ -113,3 +117,64 @@ def test_a_broken_link_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     broken = {target for target in links_of(page) if problem_with(page, target)}
     assert broken == {"other.md#three", "gone.md", "../out.md", "missing.md"}
     assert len(links_of(page)) == 6
+
+
+ADD_A_FEATURE = ROOT / "docs" / "howto" / "add-a-feature.md"
+NEW_FILES = "db/daily_totals.py web/daily_totals.py tests/integration/test_daily_totals.py"
+_BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+_FILE = re.compile(r"(?:Create|In) `([^`]+)`:")
+
+
+def apply_diff(file: Path, diff: str) -> None:
+    """Replace the lines that a diff takes out, which must stand in the file once, by its new ones."""
+    lines = diff.splitlines()
+    old, new = ("".join(f"{line[1:]}\n" for line in lines if line[0] == sign) for sign in "-+")
+    text = file.read_text(encoding="utf-8")
+    assert text.count(old) == 1, f"{file.name} does not hold what the page changes:\n{old}"
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def follow(page: Path, folder: Path) -> list[str]:
+    """Write and change the files that a page names, in a copy of the repository; return its commands."""
+    text, commands = page.read_text(encoding="utf-8"), []
+    for block in _BLOCK.finditer(text):
+        if block["language"] == "sh":
+            commands.append(block["code"])
+            continue
+        target = folder / _FILE.findall(text, 0, block.start())[-1]
+        if block["language"] == "diff":
+            apply_diff(target, block["code"])
+        else:
+            assert not target.exists()
+            target.write_text(block["code"], encoding="utf-8")
+    return commands
+
+
+@pytest.mark.slow
+def test_following_add_a_feature_makes_a_feature_that_works(tmp_path: Path, postgres_url: str) -> None:
+    for name in ("boost_streams", "web", "agents", "tables", "db", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV_"))}
+    environ |= {"PYTHONPATH": str(tmp_path), "TEST_DATABASE_URL": postgres_url}
+
+    commands = follow(ADD_A_FEATURE, tmp_path)
+
+    commands.append(f"python -m ruff check {NEW_FILES} web/routes.py")
+    commands.append(f"python -m ruff format --check {NEW_FILES} web/routes.py")
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == "python"
+        finished = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+    sys_path = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from web.routes import ROUTES; "
+    listing = [sys.executable, "-c", sys_path + "print('/daily-totals' in ROUTES)"]
+    assert subprocess.run(listing, cwd=tmp_path, env=environ, capture_output=True, text=True).stdout == "True\n"
