@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import uuid_utils.compat
 
 from boost_streams.api_key import hash_key, prefix_of
@@ -101,10 +102,15 @@ async def create_key(
     """Store a key of a project, by its hash. The connection is the project's.
 
     Raises:
-        asyncpg.ForeignKeyViolationError: There is no such project.
+        NotFound: There is no such project.
         asyncpg.UniqueViolationError: The key is known already.
     """
-    row = await connection.fetchrow(_CREATE, new_id(), project_id, hash_key(key), prefix_of(key), name, list(scopes))
+    try:
+        row = await connection.fetchrow(
+            _CREATE, new_id(), project_id, hash_key(key), prefix_of(key), name, list(scopes)
+        )
+    except asyncpg.ForeignKeyViolationError:
+        raise NotFound(f"there is no project {project_id}") from None
     return _key_of_row(row)
 
 

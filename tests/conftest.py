@@ -120,6 +120,20 @@ async def other_project(database: Database) -> TestProject:
     return await make_project(database, "forum", organization="others")
 
 
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """Take back what a command, run within this process, does to logging: its stderr is gone afterwards."""
+    import logging
+
+    import structlog
+
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    structlog.reset_defaults()
+
+
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[LocalKafka]:
     """A real Apache Kafka for this session; its tests are marked `kafka`."""

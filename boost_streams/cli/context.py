@@ -1,0 +1,106 @@
+"""What commands share: the settings, an open database, and the way from a plain function into asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+import asyncpg
+import click
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from boost_streams.errors import BoostError, Unavailable
+from boost_streams.logs import configure_logging
+from boost_streams.settings import Settings, load_settings
+from db.migrate import schema_revision
+from db.migrations import HEAD
+from db.pool import Database
+
+T = TypeVar("T")
+
+_CONNECT_SECONDS = 5.0
+_LONGEST_NAME = 200
+
+
+def command_settings() -> Settings:
+    """Read the settings and send what is logged to stderr.
+
+    Raises:
+        ConfigurationError: They are wrong.
+    """
+    settings = load_settings()
+    configure_logging(settings)
+    return settings
+
+
+def run_with_database(work: Callable[[Database], Awaitable[T]]) -> T:
+    """Run `work` with the database that the settings name, open, and close it.
+
+    Raises:
+        ConfigurationError: The settings are wrong.
+        Unavailable: PostgreSQL does not answer, or refuses us.
+        BoostError: The database has not got our schema; or as `work` raises.
+    """
+    return asyncio.run(_with_database(command_settings().database_url, work))
+
+
+async def _with_database(database_url: str, work: Callable[[Database], Awaitable[T]]) -> T:
+    await _check_schema(database_url)
+    database = Database(database_url, pipeline_connections=2, tenant_connections=2)
+    try:
+        await database.open()
+        return await work(database)
+    finally:
+        await database.close()
+
+
+async def _check_schema(database_url: str) -> None:
+    try:
+        connection = await asyncpg.connect(database_url, timeout=_CONNECT_SECONDS)
+        try:
+            revision = await schema_revision(connection)
+        finally:
+            await connection.close()
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise Unavailable(f"PostgreSQL cannot be used: {error}. DATABASE_URL says where it is.") from error
+    if revision != HEAD:
+        found = f"has schema {revision}" if revision else "has no schema yet"
+        raise BoostError(f"the database {found}, this version needs {HEAD}: run boost migrate")
+
+
+def name_of(_: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Check a name given on the command line: 1 to 200 printable characters.
+
+    Raises:
+        click.BadParameter: It is not one.
+    """
+    name = value.strip()
+    if not name or len(name) > _LONGEST_NAME or not name.isprintable():
+        raise click.BadParameter(f"give 1 to {_LONGEST_NAME} printable characters", param=parameter)
+    return name
+
+
+def show_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Print a table on stdout; nothing in it is read as markup, nothing is cut off."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(_shown(value) for value in row))
+    Console(highlight=False, markup=False, soft_wrap=True).print(table)
+
+
+def show_json(value: object) -> None:
+    """Print one line of JSON on stdout."""
+    click.echo(msgspec.json.encode(value).decode())
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:%Y-%m-%d %H:%M:%S}" if isinstance(value, dt.datetime) else str(value)
