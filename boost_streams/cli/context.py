@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 _CONNECT_SECONDS = 5.0
 _LONGEST_NAME = 200
+#: Wider than any row: an id that is broken over two lines cannot be copied.
+_WIDEST = 10_000
 
 
 def command_settings() -> Settings:
@@ -86,13 +88,13 @@ def name_of(_: click.Context, parameter: click.Parameter, value: str) -> str:
 
 
 def show_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print a table on stdout; nothing in it is read as markup, nothing is cut off."""
+    """Print a table on stdout, a line for each row; nothing in it is read as markup, nothing is cut off."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=True)
     for row in rows:
         table.add_row(*(_shown(value) for value in row))
-    Console(highlight=False, markup=False, soft_wrap=True).print(table)
+    Console(highlight=False, markup=False, width=_WIDEST).print(table)
 
 
 def show_json(value: object) -> None:

@@ -163,10 +163,12 @@ def test_names_are_checked(name: str) -> None:
 
 def test_json_and_tables_need_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     context.show_json({"a": 1})
-    context.show_table(("id", "name"), [("[red]1", None)])
+    context.show_table(("id", "name", "note"), [("[red]1", None, "x" * 150)])
     out = capsys.readouterr().out
     assert out.startswith('{"a":1}\n')
     assert "[red]1" in out
+    assert "x" * 150 in out
+    assert max(len(line) for line in out.splitlines()) < 200
 
 
 def test_groups_have_their_commands() -> None:
