@@ -37,6 +37,15 @@ def _name_foreign_lines(_: Any, __: str, line: structlog.typing.EventDict) -> st
     return line
 
 
+#: What aiohttp's server logs as its own error though the client sent something broken and was told so.
+_CLIENT_FAULTS = frozenset({"RequestPayloadError", "ContentEncodingError", "TransferEncodingError", "BadHttpMessage"})
+
+
+def _not_a_clients_fault(record: logging.LogRecord) -> bool:
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or kind.__name__ not in _CLIENT_FAULTS
+
+
 _SHARED: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
@@ -70,9 +79,11 @@ def logging_config(settings: Settings) -> dict[str, Any]:
                 "processors": [*processors, renderer],
             }
         },
+        "filters": {"not_a_clients_fault": {"()": lambda: _not_a_clients_fault}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "boost"}},
         "root": {"level": settings.log_level.upper(), "handlers": ["stderr"]},
         "loggers": {
+            "aiohttp.server": {"filters": ["not_a_clients_fault"]},
             "aiokafka": {"level": "WARNING"},
             "faust": {"level": "WARNING" if settings.log_level != "debug" else "DEBUG"},
             "mode": {"level": "WARNING" if settings.log_level != "debug" else "DEBUG"},

@@ -29,9 +29,6 @@ def live_counts_table(app: Any, partitions: int) -> Any:
         default=dict,
         partitions=partitions,
         key_type=bytes,
-        value_type=dict,
-        key_serializer="raw",
-        value_serializer="json",
         help="Settled events per project, type and minute.",
     )
 

@@ -1,0 +1,290 @@
+"""A whole worker, on the in-process broker: what a client sees of it."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+import pytest
+
+from boost_streams.embedded.broker import EmbeddedBroker
+from db.pool import Database
+from tests.support.projects import TestProject, make_project
+from tests.support.waiting import eventually
+from tests.support.workers import ROOT, WorkerProcess
+
+
+@pytest.fixture
+async def broker() -> AsyncIterator[EmbeddedBroker]:
+    broker = EmbeddedBroker()
+    await asyncio.to_thread(broker.start)
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+async def worker(broker: EmbeddedBroker, database_url: str) -> AsyncIterator[WorkerProcess]:
+    worker = WorkerProcess(environment_of(broker, database_url))
+    worker.start()
+    await worker.ready()
+    yield worker
+    worker.stop()
+
+
+@pytest.fixture
+async def client(project: TestProject) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(headers=project.headers, timeout=aiohttp.ClientTimeout(total=10)) as session:
+        yield session
+
+
+def environment_of(broker: EmbeddedBroker, database_url: str, **changes: str) -> dict[str, str]:
+    return {
+        "NODE_ENV": "test",
+        "DATABASE_URL": database_url,
+        "KAFKA_BROKER": broker.bootstrap,
+        "REDIS_URL": "",
+        "BOOST_EMBEDDED_BROKER": "true",
+        "LOG_FORMAT": "json",
+        "SWEEP_STUCK_AFTER_SECONDS": "5",
+        "SWEEP_INTERVAL_SECONDS": "1",
+        **changes,
+    }
+
+
+async def count(database: Database, table: str) -> int:
+    async with database.across_projects() as connection:
+        number: int = await connection.fetchval(f"SELECT count(*) FROM {table}")
+    return number
+
+
+async def status_of(client: aiohttp.ClientSession, worker: WorkerProcess, event_id: str) -> dict[str, Any]:
+    async with client.get(f"{worker.url}/events/{event_id}") as response:
+        assert response.status == 200
+        answer: dict[str, Any] = await response.json()
+    return answer
+
+
+async def test_an_event_from_the_request_to_processed(
+    worker: WorkerProcess, client: aiohttp.ClientSession, database: Database, project: TestProject
+) -> None:
+    body = {
+        "eventType": "page_view",
+        "payload": {"url": "https://shop.example/a?utm_source=mail"},
+        "userId": "u-1",
+        "timestamp": "2026-01-31T12:00:00+02:00",
+    }
+    async with client.post(f"{worker.url}/events", json=body) as response:
+        assert response.status == 202
+        answer = await response.json()
+    assert answer == {"id": answer["id"], "status": "pending"}
+
+    async def processed() -> bool:
+        return (await status_of(client, worker, answer["id"]))["status"] == "processed"
+
+    await eventually(processed, deadline=10)
+    event = await status_of(client, worker, answer["id"])
+    assert event["payload"] == body["payload"]
+    assert event["occurredAt"].startswith("2026-01-31T10:00:00")
+    assert event["error"] is None
+
+    async def live() -> bool:
+        async with client.get(f"{worker.url}/live/counts") as response:
+            counts = await response.json()
+        assert counts["approximate"] is True
+        return [(m["minute"], m["processed"]) for m in counts["minutes"]] == [("2026-01-31T10:00Z", 1)]
+
+    await eventually(live, deadline=10)
+    other = await make_project(database, "other")
+    async with aiohttp.ClientSession(headers=other.headers) as stranger:
+        async with stranger.get(f"{worker.url}/events/{answer['id']}") as response:
+            assert response.status == 404
+        async with stranger.get(f"{worker.url}/live/counts") as response:
+            assert (await response.json())["minutes"] == []
+
+
+async def test_a_message_id_sent_twice(worker: WorkerProcess, client: aiohttp.ClientSession, database: Database) -> None:
+    body = {"eventType": "x", "payload": {}, "messageId": "m-1"}
+    answers = []
+    for _ in range(2):
+        async with client.post(f"{worker.url}/events", json=body) as response:
+            assert response.status == 202
+            answers.append(await response.json())
+    assert answers[1] == {"id": answers[0]["id"], "status": "pending", "duplicate": True}
+    assert await count(database, "events") == 1
+
+
+async def test_a_failed_event_can_be_retried(worker: WorkerProcess, client: aiohttp.ClientSession) -> None:
+    async with client.post(f"{worker.url}/events", json={"eventType": "page_view", "payload": {}}) as response:
+        event_id = (await response.json())["id"]
+
+    async def failed_at(attempt: int) -> bool:
+        event = await status_of(client, worker, event_id)
+        return (event["status"], event["attempt"]) == ("failed", attempt)
+
+    await eventually(lambda: failed_at(0), deadline=10)
+    assert (await status_of(client, worker, event_id))["error"]["field"] == "url"
+    async with client.post(f"{worker.url}/events/{event_id}/retry") as response:
+        assert response.status in (200, 202)
+    await eventually(lambda: failed_at(1), deadline=15)
+
+
+BAD_BODIES: list[tuple[bytes, dict[str, str], set[int]]] = [
+    (b"", {}, {400}),
+    (b"{", {}, {400}),
+    (b"null", {}, {422}),
+    (b"[1]", {}, {422}),
+    (b'{"eventType": "x"}', {}, {422}),
+    (b'{"eventType": " ", "payload": {}}', {}, {422}),
+    (b'{"eventType": "x", "payload": {}, "nope": 1}', {}, {422}),
+    (b'{"eventType": "x", "payload": {"a": "\\u0000"}}', {}, {422}),
+    (b'{"eventType": "x", "payload": {"a": "\\ud800"}}', {}, {400, 422}),
+    (b'{"eventType": "x", "payload": {"a": "\xff"}}', {}, {400, 422}),
+    (b'{"eventType": "x", "payload": {"a": NaN}}', {}, {400}),
+    (b'{"eventType": "x", "payload": {"a": 1e999}}', {}, {422}),
+    (b'{"eventType": "x", "payload": {"a": 1e-99999}}', {}, {422}),
+    (b'{"eventType": "x", "payload": {"a": "line\nbreak"}}', {}, {400, 422}),
+    (b'{"eventType": "x", "payload": ' + b'{"a":' * 5000 + b"1" + b"}" * 5000 + b"}", {}, {400, 422}),
+    (b'{"eventType": "x", "payload": {"a": "' + b"x" * 70_000 + b'"}}', {}, {413}),
+    (b"x" * 5_000_000, {}, {413}),
+    (b'{"eventType": "x", "payload": {}, "timestamp": "soon"}', {}, {422}),
+    (b'{"eventType": "x", "payload": {}, "userId": "' + b"u" * 300 + b'"}', {}, {422}),
+    (b"eventType=x", {"content-type": "application/xml"}, {415}),
+    (gzip.compress(b'{"eventType": "x", "payload": {"a": "' + b"x" * 50_000_000 + b'"}}'), {"content-encoding": "gzip"}, {400, 413}),
+    (b"not gzip at all", {"content-encoding": "gzip"}, {400, 415}),
+]
+
+
+async def test_bad_input_is_refused_and_stores_nothing(
+    worker: WorkerProcess, client: aiohttp.ClientSession, database: Database
+) -> None:
+    for body, headers, expected in BAD_BODIES:
+        async with client.post(f"{worker.url}/events", data=body, headers=headers) as response:
+            text = await response.text()
+            assert response.status in expected, (body[:80], response.status, text[:300])
+            answer = json.loads(text)
+        assert {"code", "message", "requestId"} <= set(answer), answer
+        if response.status == 422:
+            assert answer["errors"], answer
+            assert all(set(problem) == {"field", "message"} for problem in answer["errors"])
+    for path in ("/events/not-a-uuid", "/events/" + str(uuid4())):
+        async with client.get(worker.url + path) as response:
+            assert response.status == 404
+    async with aiohttp.ClientSession() as nobody:
+        for headers in ({}, {"x-api-key": "bst_live_x"}, {"x-api-key": "pk_live_" + "0" * 64}, {"Authorization": "Bearer é"}):
+            async with nobody.post(f"{worker.url}/events", data=b"{}", headers=headers) as response:
+                assert response.status == 401, headers
+    assert await count(database, "events") == 0
+    assert await count(database, "event_batches") == 0
+    errors = [line for line in worker.log.read_text().splitlines() if '"level": "error"' in line]
+    assert errors == []
+
+
+async def test_sigterm_answers_what_is_in_flight_and_ends_quickly(
+    worker: WorkerProcess, client: aiohttp.ClientSession, database: Database
+) -> None:
+    statuses: list[int] = []
+    refused = 0
+
+    async def send() -> None:
+        nonlocal refused
+        try:
+            async with client.post(f"{worker.url}/events", json={"eventType": "x", "payload": {}}) as response:
+                statuses.append(response.status)
+        except aiohttp.ClientConnectorError:
+            refused += 1
+
+    async def stream() -> None:
+        while not refused:
+            await send()
+
+    senders = [asyncio.create_task(stream()) for _ in range(8)]
+    await eventually(lambda: len(statuses) > 50, deadline=10)
+    took = await worker.terminate()
+    await asyncio.gather(*senders, return_exceptions=True)
+    assert took < 10
+    assert worker.process is not None
+    assert worker.process.returncode == 0
+    assert set(statuses) <= {202, 503}
+    assert await count(database, "events") == statuses.count(202)
+    assert await count(database, "workers") == 0
+
+
+async def test_a_web_only_worker_needs_no_partitions(broker: EmbeddedBroker, database_url: str, project: TestProject) -> None:
+    worker = WorkerProcess(environment_of(broker, database_url, BOOST_ROLES="web"))
+    worker.start()
+    try:
+        await worker.ready()
+        async with aiohttp.ClientSession(headers=project.headers) as client:
+            async with client.post(f"{worker.url}/events", json={"eventType": "x", "payload": {}}) as response:
+                assert response.status == 202
+        assert "assignment" not in worker.log.read_text()
+    finally:
+        worker.stop()
+
+
+async def test_a_worker_started_without_a_broker_takes_events(
+    broker: EmbeddedBroker, database_url: str, database: Database, project: TestProject
+) -> None:
+    worker = WorkerProcess(environment_of(broker, database_url, KAFKA_BROKER="127.0.0.1:1"))
+    worker.start()
+    try:
+        async with aiohttp.ClientSession(headers=project.headers) as client:
+
+            async def accepted() -> bool:
+                try:
+                    async with client.post(f"{worker.url}/events", json={"eventType": "x", "payload": {}}) as response:
+                        return response.status == 202
+                except aiohttp.ClientConnectorError:
+                    return False
+
+            await eventually(accepted, deadline=15)
+            async with client.get(f"{worker.url}/health/ready") as response:
+                assert response.status == 503
+                assert (await response.json())["parts"]["broker"] != "ok"
+    finally:
+        worker.stop()
+    assert await count(database, "event_batches") == 1
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+async def test_sigterm_while_the_broker_is_away(database_url: str, signal_number: int) -> None:
+    worker = WorkerProcess(
+        {"NODE_ENV": "test", "DATABASE_URL": database_url, "KAFKA_BROKER": "127.0.0.1:1", "REDIS_URL": ""}
+    )
+    worker.start()
+    try:
+        await eventually(lambda: "broker_wait" in worker.log.read_text(), deadline=15)
+        assert worker.process is not None
+        worker.process.send_signal(signal_number)
+        await eventually(lambda: worker.process and worker.process.poll() is not None, deadline=10)
+    finally:
+        worker.stop()
+
+
+def test_wrong_settings_end_a_worker_with_code_2_and_no_traceback() -> None:
+    environment = {
+        **os.environ,
+        "NODE_ENV": "production",
+        "DATABASE_URL": "postgresql://user:hunter2@localhost/db",
+        "KAFKA_BROKER": "nonsense",
+        "PORT": "many",
+    }
+    for command in (
+        [sys.executable, "-m", "faust", "-A", "boost_streams.worker", "worker", "-l", "info"],
+        [sys.executable, "-c", "from boost_streams.cli.main import cli; cli()", "worker"],
+    ):
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, cwd=ROOT)
+        assert ended.returncode == 2, ended.stderr
+        assert "Traceback" not in ended.stderr
+        assert "hunter2" not in ended.stderr
+        for variable in ("DATABASE_URL", "KAFKA_BROKER", "PORT", "REDIS_URL"):
+            assert variable in ended.stderr
