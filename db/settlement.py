@@ -6,20 +6,18 @@ Locks are taken in one order by every settlement: events, batches, retries, end 
 from __future__ import annotations
 
 import datetime as dt
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
-from boost_streams.event_id import batch_of, created_at, day_of
+from boost_streams.event_id import batch_of, day_of
 from db.pool import Connection
 
-#: Events whose ids lie further apart are moved by statements of their own.
-LONGEST_GAP = dt.timedelta(seconds=1)
-
-# $7, $8 and $9 repeat what the list says: whatever plan is cached, it looks at one partition, through the primary
-# key, project first, and no further than from the first id to the last (tests/integration/test_plans.py).
+# $7, $8 and $9 repeat what the list says, so that whatever plan is cached, one partition is looked at, through its
+# primary key, project first; the pool's planner settings see to it that each event of the list is looked up by its
+# key (tests/integration/test_plans.py).
 _MOVE = """
 UPDATE events e SET
     status = t.status, attempt = e.attempt + t.again, error = t.error,
@@ -84,47 +82,30 @@ async def move_events_across_projects(connection: Connection, moves: Iterable[Mo
     Returns:
         The ids of the events that moved.
     """
-    ordered = sorted({(m.project_id, m.event_id): m for m in moves}.values(), key=lambda m: m.event_id)
+    ordered = sorted({(m.project_id, m.event_id): m for m in moves}.values(), key=lambda m: (m.project_id, m.event_id))
+    by_day: dict[dt.date, list[Move]] = defaultdict(list)
+    for move in ordered:
+        by_day[day_of(move.event_id)].append(move)
     moved: set[UUID] = set()
-    for run in _runs(ordered):
-        moved |= await _move_run(connection, sorted(run, key=lambda m: (m.project_id, m.event_id)))
+    for _, of_day in sorted(by_day.items()):
+        moved |= await _move_within_a_day(connection, of_day)
     await _give_up_ownership(connection, [move for move in ordered if move.event_id in moved])
     return moved
 
 
-def _runs(ordered: Iterable[Move]) -> Iterator[list[Move]]:
-    """Cut moves, sorted by id, where the day changes or nothing was taken in for a while.
-
-    What lies between the first and the last id of a run is then about to be settled as well.
-    """
-    run: list[Move] = []
-    for move in ordered:
-        if run and not _follows(run[-1].event_id, move.event_id):
-            yield run
-            run = []
-        run.append(move)
-    if run:
-        yield run
-
-
-def _follows(earlier: UUID, later: UUID) -> bool:
-    return created_at(later) - created_at(earlier) <= LONGEST_GAP and day_of(later) == day_of(earlier)
-
-
-async def _move_run(connection: Connection, run: Sequence[Move]) -> set[UUID]:
-    ids = [move.event_id for move in run]
-    projects = [move.project_id for move in run]
+async def _move_within_a_day(connection: Connection, moves: Sequence[Move]) -> set[UUID]:
+    ids = [move.event_id for move in moves]
     rows = await connection.fetch(
         _MOVE,
-        projects,
+        [move.project_id for move in moves],
         ids,
-        [move.attempt for move in run],
-        [move.status for move in run],
-        [1 if move.status == "pending" else 0 for move in run],
-        [move.error for move in run],
+        [move.attempt for move in moves],
+        [move.status for move in moves],
+        [1 if move.status == "pending" else 0 for move in moves],
+        [move.error for move in moves],
         min(ids),
         max(ids),
-        sorted(set(projects)),
+        sorted({move.project_id for move in moves}),
     )
     return {row["id"] for row in rows}
 
