@@ -45,8 +45,9 @@ class BrokerGate(Service):
 
     async def on_start(self) -> None:
         """Wait for the broker, then create or check the topics."""
-        said = False
+        said: set[str] = set()
         while not self.should_stop:
+            problem = "no broker takes a connection"
             if await reachable(self._settings.brokers):
                 try:
                     created = await ensure_topics(self._settings)
@@ -56,13 +57,19 @@ class BrokerGate(Service):
                     raise SystemExit(EXIT_CONFIGURATION) from error
                 except BrokerAway as error:
                     self._state.failed(error)
+                    problem = error.message
                 else:
                     if created:
                         _log.info("topics created", action="topics_create", count=len(created))
                     return
-            if not said:
-                _log.warning("waiting for the broker", action="broker_wait", brokers=",".join(self._settings.brokers))
-                said = True
+            if problem not in said:
+                said.add(problem)
+                _log.warning(
+                    "waiting for the broker",
+                    action="broker_wait",
+                    brokers=",".join(self._settings.brokers),
+                    error=problem,
+                )
             await self.sleep(_GATE_SECONDS)
 
 

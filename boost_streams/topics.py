@@ -30,6 +30,8 @@ LIVE_COUNTS_TABLE = "live_counts"
 EMBEDDED_PARTITIONS = 4
 
 _DAY_MS = 86_400_000
+#: How often a topic that was just created is looked for until every broker knows it (seconds).
+_SETTLE_SECONDS = 0.1
 _SMALLEST_LIMIT = 4 * 1024 * 1024
 
 
@@ -116,12 +118,12 @@ async def ensure_topics(settings: Settings) -> list[str]:
         async with asyncio.timeout(20):
             await admin.start()
             existing = set(await admin.list_topics())
-            created = [spec.name for spec in specs if spec.name not in existing]
-            for spec in specs:
-                if spec.name in created:
-                    await _create(admin, spec)
+            created = [spec.name for spec in specs if spec.name not in existing and await _create(admin, spec)]
+            while not {spec.name for spec in specs} <= set(await admin.list_topics()):  # noqa: ASYNC110 - asked of Kafka
+                await asyncio.sleep(_SETTLE_SECONDS)
             problems = await _mismatches(admin, [spec for spec in specs if spec.name in existing])
-    except (KafkaError, OSError, TimeoutError) as error:
+    except (KafkaError, OSError, TimeoutError, AttributeError) as error:
+        # AttributeError: aiokafka's admin client while the cluster has no controller.
         raise BrokerAway(f"the topics could not be checked: {type(error).__name__}: {error}") from error
     finally:
         await admin.close()
@@ -151,19 +153,20 @@ async def check_topics(settings: Settings) -> tuple[list[str], list[FieldProblem
     return [spec.name for spec in specs if spec.name not in existing], problems
 
 
-async def _create(admin: Any, spec: TopicSpec) -> None:
+async def _create(admin: Any, spec: TopicSpec) -> bool:
+    """Create a topic; False when somebody else just did."""
     config = {**spec.config, "max.message.bytes": str(spec.max_message_bytes)}
     if spec.replication_factor >= 3:
         config["min.insync.replicas"] = "2"
     topic = NewTopic(spec.name, spec.partitions, spec.replication_factor, topic_configs=config)
     response = await admin.create_topics([topic])
-    for error in response.topic_errors:
-        code, message = error[1], error[2] if len(error) > 2 else ""
-        if code not in (0, TopicAlreadyExistsError.errno):
-            raise TopicMismatch(
-                f"topic {spec.name} could not be created (error {code}: {message}); with fewer brokers than "
-                f"KAFKA_REPLICATION_FACTOR={spec.replication_factor}, lower it or add brokers"
-            )
+    code, message = response.topic_errors[0][1], response.topic_errors[0][2]
+    if code not in (0, TopicAlreadyExistsError.errno):
+        raise TopicMismatch(
+            f"topic {spec.name} could not be created (error {code}: {message}); with fewer brokers than "
+            f"KAFKA_REPLICATION_FACTOR={spec.replication_factor}, lower it or add brokers"
+        )
+    return bool(code == 0)
 
 
 async def _mismatches(admin: Any, specs: list[TopicSpec]) -> list[FieldProblem]:
@@ -195,8 +198,9 @@ async def _mismatches(admin: Any, specs: list[TopicSpec]) -> list[FieldProblem]:
             problems.append(
                 FieldProblem(
                     spec.name,
-                    f"takes messages of {limits[spec.name]} bytes, {spec.max_message_bytes} are needed; run "
-                    f"kafka-configs --alter --topic {spec.name} --add-config max.message.bytes={spec.max_message_bytes}",
+                    f"takes messages of {limits[spec.name]} bytes, {spec.max_message_bytes} are needed: "
+                    f"kafka-configs --alter --topic {spec.name} "
+                    f"--add-config max.message.bytes={spec.max_message_bytes}",
                 )
             )
     return problems

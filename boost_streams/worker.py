@@ -28,7 +28,7 @@ from agents.progress import ConsumerProgress
 from agents.settlement import Settlement
 from agents.streams import run_agent
 from agents.sweeper import Hops, Sweeper
-from boost_streams.app import create_app
+from boost_streams.app import EXIT_CONFIGURATION, create_app
 from boost_streams.errors import ConfigurationError
 from boost_streams.ledger import Ledger
 from boost_streams.logs import get_logger
@@ -228,7 +228,7 @@ class Worker:
             # Everything is closed; what mode would still do is sleep for two to three seconds.
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(0)
+            os._exit(EXIT_CONFIGURATION if self.app.gate.mismatch else 0)
 
 
 def _watchdog() -> None:

@@ -113,7 +113,9 @@ async def test_20_000_events_while_workers_die(
 
     await eventually(settled, deadline=60, what="everything settled")
     recovery = time.monotonic() - stopped_killing
-    redelivered = killer.redelivered + sum([await worker.metric("boost_events_redelivered_total") for worker in workers])
+    redelivered = killer.redelivered + sum(
+        [await worker.metric("boost_events_redelivered_total") for worker in workers]
+    )
     await client.close()
     print(
         f"{len(client.accepted)} events in {sent:.0f} s, {killer.kills} SIGKILL, {killer.terms} SIGTERM "

@@ -111,7 +111,9 @@ async def test_an_event_from_the_request_to_processed(
             assert (await response.json())["minutes"] == []
 
 
-async def test_a_message_id_sent_twice(worker: WorkerProcess, client: aiohttp.ClientSession, database: Database) -> None:
+async def test_a_message_id_sent_twice(
+    worker: WorkerProcess, client: aiohttp.ClientSession, database: Database
+) -> None:
     body = {"eventType": "x", "payload": {}, "messageId": "m-1"}
     answers = []
     for _ in range(2):
@@ -158,7 +160,11 @@ BAD_BODIES: list[tuple[bytes, dict[str, str], set[int]]] = [
     (b'{"eventType": "x", "payload": {}, "timestamp": "soon"}', {}, {422}),
     (b'{"eventType": "x", "payload": {}, "userId": "' + b"u" * 300 + b'"}', {}, {422}),
     (b"eventType=x", {"content-type": "application/xml"}, {415}),
-    (gzip.compress(b'{"eventType": "x", "payload": {"a": "' + b"x" * 50_000_000 + b'"}}'), {"content-encoding": "gzip"}, {400, 413}),
+    (
+        gzip.compress(b'{"eventType": "x", "payload": {"a": "' + b"x" * 50_000_000 + b'"}}'),
+        {"content-encoding": "gzip"},
+        {400, 413},
+    ),
     (b"not gzip at all", {"content-encoding": "gzip"}, {400, 415}),
 ]
 
@@ -179,7 +185,12 @@ async def test_bad_input_is_refused_and_stores_nothing(
         async with client.get(worker.url + path) as response:
             assert response.status == 404
     async with aiohttp.ClientSession() as nobody:
-        for headers in ({}, {"x-api-key": "bst_live_x"}, {"x-api-key": "pk_live_" + "0" * 64}, {"Authorization": "Bearer é"}):
+        for headers in (
+            {},
+            {"x-api-key": "bst_live_x"},
+            {"x-api-key": "pk_live_" + "0" * 64},
+            {"Authorization": "Bearer é"},
+        ):
             async with nobody.post(f"{worker.url}/events", data=b"{}", headers=headers) as response:
                 assert response.status == 401, headers
     assert await count(database, "events") == 0
@@ -218,7 +229,9 @@ async def test_sigterm_answers_what_is_in_flight_and_ends_quickly(
     assert await count(database, "workers") == 0
 
 
-async def test_a_web_only_worker_needs_no_partitions(broker: EmbeddedBroker, database_url: str, project: TestProject) -> None:
+async def test_a_web_only_worker_needs_no_partitions(
+    broker: EmbeddedBroker, database_url: str, project: TestProject
+) -> None:
     worker = WorkerProcess(environment_of(broker, database_url, BOOST_ROLES="web"))
     worker.start()
     try:

@@ -54,7 +54,9 @@ async def check(database: Database, accepted: Collection[str]) -> None:
         (row["project_id"], row["metric"], row["bucket_start"], tuple(row["dimensions"])): (row["count"], row["amount"])
         for row in rollups
     }
-    wrong = {key: (found.get(key), expected.get(key)) for key in {*found, *expected} if found.get(key) != expected.get(key)}
+    wrong = {
+        key: (found.get(key), expected.get(key)) for key in {*found, *expected} if found.get(key) != expected.get(key)
+    }
     assert not wrong, f"{len(wrong)} counters differ (found, expected): {list(wrong.items())[:5]}"
 
     sightings = {sighting.id: sighting for sighting in sightings_of(settled)}
