@@ -8,13 +8,13 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-from web.middleware import MIDDLEWARES
 
 from boost_streams.settings import Settings
 from db.pool import Database
 from db.redis import Redis
 from web.auth import Authenticator
 from web.health import Health
+from web.middleware import MIDDLEWARES
 from web.services import SERVICES, Handler, WebServices
 
 
