@@ -27,15 +27,21 @@ _LINKED_HEADING = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 
 
 def documents() -> list[str]:
-    """List the Markdown files that git knows, or would take in."""
+    """List the Markdown files that git knows, or would take in; where there is no git, all outside hidden folders."""
     listing = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
-    return sorted({name for name in listing.stdout.splitlines() if (ROOT / name).exists()})
+    names = listing.stdout.splitlines() if listing.returncode == 0 else _outside_hidden_folders()
+    return sorted({name for name in names if (ROOT / name).exists()})
+
+
+def _outside_hidden_folders() -> list[str]:
+    paths = (path.relative_to(ROOT) for path in ROOT.rglob("*.md"))
+    return [path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)]
 
 
 @cache
@@ -104,6 +110,11 @@ def test_links_lead_somewhere(name: str) -> None:
 )
 def test_slug_is_what_github_makes_of_a_heading(heading: str, anchor: str) -> None:
     assert slug(heading) == anchor
+
+
+def test_documents_are_found_with_and_without_git() -> None:
+    assert {"README.md", "docs/README.md", "docs/architecture.md"} <= set(documents())
+    assert set(documents()) <= set(_outside_hidden_folders()) | {name for name in documents() if name.startswith(".")}
 
 
 def test_a_broken_link_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
