@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import datetime as dt
 from collections.abc import Callable
@@ -14,6 +15,9 @@ from boost_streams.records import DeadLetter, Malformed, UnknownSchemaVersion
 
 #: How much of an unreadable message is kept (bytes).
 MOST_KEPT_BYTES = 256 * 1024
+
+#: The longest pause between two tries (seconds).
+_LONGEST_PAUSE = 2.0
 
 _log = get_logger(__name__)
 
@@ -37,9 +41,20 @@ class DeadLetters:
         if message.error.startswith(UnknownSchemaVersion.__name__):
             return
         kept = base64.b64encode(message.raw[:MOST_KEPT_BYTES]).decode()
-        await self.write(
+        await self._deliver(
             DeadLetter(reason="malformed", error=message.error, at=self._now(), message_base64=kept, **where)  # type: ignore[arg-type]
         )
+
+    async def _deliver(self, letter: DeadLetter) -> None:
+        """Send until the broker has it: the bytes of an unreadable message are nowhere else."""
+        pause = 0.1
+        while True:
+            try:
+                return await self._publisher.send(letter)
+            except BrokerAway as error:
+                _log.warning("a dead letter waits", action="dead_letter", topic=letter.topic, error=error.message)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def write(self, letter: DeadLetter) -> None:
         """Send a dead letter; when the broker is away, log that it could not be."""

@@ -19,7 +19,7 @@ from agents.settlement import Settled, Settlement, deltas_of
 from agents.streams import Taken, ready_batches
 from boost_streams.errors import BrokerAway
 from boost_streams.events import Event
-from boost_streams.logs import get_logger
+from boost_streams.logs import frames_of, get_logger
 from boost_streams.outcomes import Failed, Outcome, Processed, TryAgain, failed, try_again
 from boost_streams.publishing import Publisher
 from boost_streams.records import DeadLetter, EventRecord, HandlerBatch, Malformed
@@ -145,7 +145,9 @@ async def _prepare(handler: Handler, events: Sequence[Event], services: Any) -> 
         async with asyncio.timeout(handler.prepare_seconds):
             return await handler.prepare(events, services)
     except Exception as error:
-        _log.warning("a handler could not prepare", action="handler_prepare", handler=handler.name, error=str(error))
+        _log.warning(
+            "a handler could not prepare", action="handler_prepare", handler=handler.name, error=frames_of(error)
+        )
         return try_again(f"prepare: {type(error).__name__}: {error}")
 
 
@@ -156,7 +158,13 @@ def _handle(handler: Handler, event: Event, prepared: Mapping[UUID, Any] | Outco
         arguments = () if handler.prepare is None else (prepared.get(event.id),)
         outcome: object = handler.handle(event, *arguments)
     except Exception as error:
-        _log.exception("a handler raised", action="handler_raised", handler=handler.name, event_id=str(event.id))
+        _log.error(
+            "a handler raised",
+            action="handler_raised",
+            handler=handler.name,
+            event_id=str(event.id),
+            error=frames_of(error),
+        )
         return failed("handler_raised", None, f"{type(error).__name__}: {error}")
     if isinstance(outcome, Processed | Failed | TryAgain):
         return outcome

@@ -111,6 +111,7 @@ class Housekeeping(Service):
                 connection,
                 self._ledger.worker_id,
                 self._ledger.host,
+                self._ledger.url,
                 self._ledger.roles,
                 self._ledger.published_seq,
             )

@@ -99,18 +99,32 @@ class Settlement:
         except asyncpg.PostgresError as error:
             if (error.sqlstate or "")[:2] not in ("22", "23", "54"):
                 raise Unavailable(f"PostgreSQL refused: {error}") from error
-            if len(batch) == 1:
-                return await self._fail_or_forget(family, batch[0], error)
-            middle = len(batch) // 2
-            return [*await self._settle(family, batch[:middle]), *await self._settle(family, batch[middle:])]
+            return await self._settle_halves(family, batch, "cannot_be_stored", error)
+        except (Unavailable, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            # An effect that cannot be added up or written: the handler's fault, and its event's alone.
+            return await self._settle_halves(family, batch, "handler_answer", error)
 
-    async def _fail_or_forget(self, family: str, settled: Settled, error: asyncpg.PostgresError) -> list[Settled]:
+    async def _settle_halves(self, family: str, batch: list[Settled], code: str, error: Exception) -> list[Settled]:
+        if len(batch) == 1:
+            return await self._fail_or_forget(family, batch[0], code, error)
+        middle = len(batch) // 2
+        return [*await self._settle(family, batch[:middle]), *await self._settle(family, batch[middle:])]
+
+    async def _fail_or_forget(self, family: str, settled: Settled, code: str, error: Exception) -> list[Settled]:
+        _log.error(
+            "an event cannot be settled",
+            action="settle_refused",
+            handler=family,
+            event_id=str(settled.event.id),
+            error=type(error).__name__,
+        )
         if isinstance(settled.outcome, Failed):
-            # Its project went away in between: nothing is left to settle.
-            _log.warning("not settled", action="settle_refused", event_id=str(settled.event.id), error=str(error))
+            # Its project went away in between, or it cannot even fail: it stays with PostgreSQL and the sweeper.
             return []
-        reason = str(error).splitlines()[0]
-        return await self._settle(family, [Settled(settled.event, Failed("cannot_be_stored", None, reason))])
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return await self._settle(family, [Settled(settled.event, Failed(code, None, reason))])
 
     async def _settle_together(self, family: str, batch: list[Settled]) -> list[Settled]:
         started = time.perf_counter()
@@ -184,10 +198,10 @@ def sightings_of(batch: Sequence[Settled]) -> list[Sighting]:
 
 
 def deltas_of(batch: Sequence[Settled], settled_at: dt.datetime) -> list[SettledDeltas]:
-    """Count what settled per project, type and minute: one record per project."""
+    """Count what settled per project and type, in the minute of settling: one record per project."""
+    minute = settled_at.replace(second=0, microsecond=0)
     counts: dict[UUID, dict[tuple[str, dt.datetime], list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
     for settled in batch:
-        minute = settled.event.occurred_at.replace(second=0, microsecond=0)
         pair = counts[settled.event.project_id][settled.event.event_type, minute]
         pair[0 if isinstance(settled.outcome, Processed) else 1] += 1
     return [

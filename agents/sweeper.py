@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from boost_streams.errors import BrokerAway, Unavailable
+from boost_streams.errors import BrokerAway, MessageTooLarge, Unavailable
 from boost_streams.ledger import Ledger
 from boost_streams.logs import get_logger
 from boost_streams.metrics import BATCHES_PUBLISHED
@@ -30,8 +30,7 @@ from db.batches import (
     ClaimedBatch,
     claim_due_batches_across_projects,
     claim_due_retries_across_projects,
-    release_batches_across_projects,
-    release_retries_across_projects,
+    release_claim_across_projects,
 )
 from db.pool import Database
 from db.workers import Progress, progress_across_projects
@@ -97,19 +96,17 @@ class Sweeper:
         self._batch_size = batch_size
         self._progress_seconds = progress_seconds
         self._one_at_a_time = asyncio.Lock()
+        self._claims: set[int] = set()
 
     async def sweep_unpublished(self) -> int:
         """Publish what is known not to be on the broker, and retries that are due; return how many events."""
-        return await self._guarded(NOTHING_PASSED)
+        if self._one_at_a_time.locked():
+            return 0
+        return await self._guarded(self._drain_unpublished)
 
     async def sweep_stuck(self) -> int:
         """Publish what consumers passed by and did not settle, as well; return how many events."""
-        try:
-            passed = await self.passed_at()
-        except Unavailable as error:
-            _log.warning("sweep skipped", action="sweep", error=error.message)
-            return 0
-        return await self._guarded(passed or NOTHING_PASSED)
+        return await self._guarded(self._drain_stuck)
 
     async def passed_at(self) -> dt.datetime | None:
         """Return the publish time before which what is unsettled is stuck, or None when nobody knows.
@@ -132,29 +129,31 @@ class Sweeper:
             second = passed_before(rows, self._hops.second, self._hops.partitions, now)
         return None if second is None else min(first, second)
 
-    async def _guarded(self, passed_at: dt.datetime) -> int:
-        if self._one_at_a_time.locked():
-            return 0
+    async def _guarded(self, drain: Callable[[], Awaitable[int]]) -> int:
         async with self._one_at_a_time:
             try:
-                return await self._drain(passed_at)
+                return await drain()
             except (Unavailable, BrokerAway) as error:
                 _log.warning("sweep stopped", action="sweep", error=error.message)
             except Exception as error:
-                _log.exception("sweep failed", action="sweep", error=str(error))
+                _log.exception("sweep failed", action="sweep", error=type(error).__name__)
             return 0
+
+    async def _drain_unpublished(self) -> int:
+        return await self._drain(NOTHING_PASSED)
+
+    async def _drain_stuck(self) -> int:
+        if not self._publisher.state.worth_trying:
+            return 0
+        return await self._drain(await self.passed_at() or NOTHING_PASSED)
 
     async def _drain(self, passed_at: dt.datetime) -> int:
         """Claim and publish until nothing is due or the broker is away."""
+        await self._release_claims()
         published = 0
         for retries in (False, True):
-            while await self._publisher.state.worth_trying():
-                seq = self._ledger.open()
-                try:
-                    claimed = await self._claim(passed_at, seq, retries=retries)
-                    await self._publish(claimed, retries=retries)
-                finally:
-                    self._ledger.close(seq)
+            while self._publisher.state.worth_trying:
+                claimed = await self._claim_and_publish(passed_at, retries=retries)
                 if not claimed:
                     break
                 published += sum(len(batch.events) for batch in claimed)
@@ -162,32 +161,43 @@ class Sweeper:
             _log.info("swept", action="sweep_publish", count=published)
         return published
 
+    async def _claim_and_publish(self, passed_at: dt.datetime, *, retries: bool) -> list[ClaimedBatch]:
+        """Claim some and send them. The claim's number stays open until the broker or the database knows."""
+        seq = self._ledger.open()
+        self._claims.add(seq)
+        try:
+            claimed = await self._claim(passed_at, seq, retries=retries)
+            await asyncio.gather(*(self._send(batch) for batch in claimed))
+        except Exception:
+            await self._release_claims()
+            raise
+        self._claims.discard(seq)
+        self._ledger.close(seq)
+        return claimed
+
+    async def _release_claims(self) -> None:
+        """Release what was claimed and not sent, now or, when the database is away, at the next sweep."""
+        for seq in sorted(self._claims):
+            async with self._database.across_projects() as connection:
+                await release_claim_across_projects(connection, self._ledger.worker_id, seq)
+            self._claims.discard(seq)
+            self._ledger.close(seq)
+
     async def _claim(self, passed_at: dt.datetime, seq: int, *, retries: bool) -> list[ClaimedBatch]:
         claim = Claim(self._ledger.worker_id, seq, self._stuck_after)
         claim_due = claim_due_retries_across_projects if retries else claim_due_batches_across_projects
         async with self._database.across_projects() as connection:
             return await claim_due(connection, claim, passed_at, self._batch_size)
 
-    async def _publish(self, claimed: Sequence[ClaimedBatch], *, retries: bool) -> None:
-        """Send what was claimed; whatever the broker did not take is released again.
-
-        Raises:
-            BrokerAway: The broker did not take everything.
-        """
-        results = await asyncio.gather(*(self._send(batch) for batch in claimed), return_exceptions=True)
-        failed = [batch for batch, result in zip(claimed, results, strict=True) if result is not None]
-        if not failed:
-            return
-        async with self._database.across_projects() as connection:
-            if retries:
-                await release_retries_across_projects(connection, [event for batch in failed for event in batch.events])
-            else:
-                await release_batches_across_projects(connection, sorted(batch.batch_id for batch in failed))
-        raise next(result for result in results if isinstance(result, BaseException))
-
     async def _send(self, batch: ClaimedBatch) -> None:
         for events in split_by_size(batch.events):
-            await self._publisher.send(RawEventBatch(batch.batch_id, batch.committed_at, batch.published_at, events))
+            record = RawEventBatch(batch.batch_id, batch.committed_at, batch.published_at, events)
+            try:
+                await self._publisher.send(record)
+            except MessageTooLarge as error:
+                # Nobody else's fault: it stays claimed, and is tried again after its pause.
+                _log.error("too large", action="sweep_publish", batch_id=str(batch.batch_id), error=error.message)
+                continue
             BATCHES_PUBLISHED.labels(by="sweeper").inc()
 
 

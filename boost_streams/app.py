@@ -24,6 +24,8 @@ from boost_streams.topics import ensure_topics, group_id, max_message_bytes, par
 
 #: How often the gate looks for a broker that is away (seconds).
 _GATE_SECONDS = 0.5
+#: How long requests that are being answered may take once the worker stops (seconds).
+HANDLERS_SECONDS = 2.0
 #: The worker's exit code when the topics do not fit the settings.
 EXIT_CONFIGURATION = 2
 
@@ -101,18 +103,27 @@ class Boot(BootStrategy):
 
 
 class ProducerReady(Service):
-    """Marks the moment from which messages can be sent."""
+    """Marks the moment from which messages can be sent, and watches the broker from then on."""
 
     logger = logging.getLogger(__name__)
 
-    def __init__(self, state: BrokerState, **kwargs: Any) -> None:
+    def __init__(self, app: faust.App, state: BrokerState, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self._app = app
         self._state = state
 
     async def on_start(self) -> None:
         """Let publishers send."""
         self._state.ready = True
         self._state.taken()
+
+    @Service.task
+    async def _watch(self) -> None:
+        await self._state.watch(self._ask)
+
+    async def _ask(self) -> None:
+        producer: Any = self._app.producer
+        await producer._producer.client.fetch_all_metadata()
 
     async def on_stop(self) -> None:
         """Stop publishers from sending: the producer goes next."""
@@ -129,7 +140,7 @@ class BoostApp(faust.App):
         self.boost_settings = boost_settings
         self.broker_state = broker_state
         self.gate = BrokerGate(boost_settings, broker_state)
-        self.producer_ready = ProducerReady(broker_state)
+        self.producer_ready = ProducerReady(self, broker_state)
         self.own_services: list[ServiceT] = []
         self.before_stop: list[Hook] = []
         self.after_stop: list[Hook] = []
@@ -141,7 +152,9 @@ class BoostApp(faust.App):
 
     async def stop_listening(self) -> None:
         """Close the listening socket; connections that are open go on."""
-        for site in list(self.web._runner.sites):  # type: ignore[attr-defined]
+        runner: Any = self.web._runner  # type: ignore[attr-defined]
+        runner._shutdown_timeout = HANDLERS_SECONDS
+        for site in list(runner.sites):
             await site.stop()
 
     async def on_stop(self) -> None:

@@ -15,6 +15,7 @@ BoostError
 │   └── RateLimited           429
 ├── Overloaded                503  too much is waiting; retry soon
 ├── Unavailable               503  a server Boost needs is away; retry soon
+├── MessageTooLarge           a record is over the topic's limit; sending it again will not help
 ├── TopicMismatch             an existing topic does not fit the settings
 └── BrokerAway                the broker does not answer; what was to be sent stays in PostgreSQL
 """
@@ -150,6 +151,10 @@ class Unavailable(BoostError):
 
     code = "unavailable"
     status = 503
+
+
+class MessageTooLarge(BoostError):
+    """A record is over the topic's limit; the events it carries stay `pending` in PostgreSQL."""
 
 
 class TopicMismatch(BoostError):

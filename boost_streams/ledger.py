@@ -16,6 +16,7 @@ class Ledger:
 
     worker_id: UUID
     host: str
+    url: str
     roles: tuple[str, ...]
     _last: int = 0
     _open: set[int] = field(default_factory=set)

@@ -16,6 +16,8 @@ from __future__ import annotations
 import logging
 import logging.config
 import sys
+import traceback
+from collections.abc import Iterator
 from typing import Any
 
 import structlog
@@ -57,6 +59,26 @@ _SHARED: list[structlog.typing.Processor] = [
 def get_logger(name: str) -> Any:
     """Return the logger of a module. Pass fields by keyword: `log.info("…", action="…", batch_id=…)`."""
     return structlog.stdlib.get_logger(name)
+
+
+def frames_of(error: BaseException) -> str:
+    """Return where an exception, and those it came from, were raised: types and frames, no messages.
+
+    A message may quote a payload or a key.
+    """
+    parts = []
+    for link in _chain(error):
+        parts += [*traceback.format_tb(link.__traceback__), f"{type(link).__module__}.{type(link).__name__}\n"]
+    return "".join(parts)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
 def logging_config(settings: Settings) -> dict[str, Any]:

@@ -8,30 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
+from aiokafka.errors import MessageSizeTooLargeError
 
-from boost_streams.errors import BrokerAway
+from boost_streams.errors import BrokerAway, MessageTooLarge
 from boost_streams.logs import get_logger
 from boost_streams.metrics import BROKER_UP
 
 #: How long one delivery may take before it counts as failed (seconds).
 SEND_SECONDS = 10.0
-#: While the broker is away, how often it is looked for (seconds).
-PROBE_SECONDS = 0.5
+#: How often the broker is asked whether it is there: while it is away, and while nothing is sent (seconds).
+WATCH_AWAY_SECONDS = 0.5
+WATCH_IDLE_SECONDS = 2.0
+_ASK_SECONDS = 3.0
 
 _log = get_logger(__name__)
 
 
 class BrokerState:
-    """Whether the broker took the last message; while it did not, whether it can be reached again."""
+    """Whether the broker takes messages. Sends and a watch on an idle broker keep it up to date."""
 
     def __init__(self, brokers: tuple[str, ...]) -> None:
-        self._brokers = brokers
+        self.brokers = brokers
         self._problem: str | None = "not connected yet"
-        self._probed_at = 0.0
         self.ready = False
 
     @property
@@ -39,31 +41,39 @@ class BrokerState:
         """Why the broker counts as away, or None."""
         return self._problem
 
+    @property
+    def worth_trying(self) -> bool:
+        """Tell whether a send has a chance: the producer runs and the broker is there."""
+        return self.ready and self._problem is None
+
     def taken(self) -> None:
-        """Note that a message was taken."""
+        """Note that the broker took a message, or answered."""
         if self._problem is not None:
             _log.info("broker takes messages", action="broker_up")
             self._problem = None
             BROKER_UP.set(1)
 
     def failed(self, error: BaseException) -> None:
-        """Note that a message was not taken."""
+        """Note that the broker did not take a message, or did not answer."""
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         if self._problem is None:
-            _log.warning("broker away", action="broker_away", error=f"{type(error).__name__}: {error}")
-        self._problem = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            _log.warning("broker away", action="broker_away", error=text)
+        self._problem = text
         BROKER_UP.set(0)
 
-    async def worth_trying(self) -> bool:
-        """Tell whether a send has a chance: the broker is up, or a probe just reached it."""
-        if not self.ready:
-            return False
-        if self._problem is None:
-            return True
-        now = time.monotonic()
-        if now - self._probed_at < PROBE_SECONDS:
-            return False
-        self._probed_at = now
-        return await reachable(self._brokers)
+    async def watch(self, ask: Callable[[], Awaitable[object]]) -> None:
+        """Ask the broker again and again until cancelled; `ask` raises when it does not answer."""
+        while True:
+            try:
+                async with asyncio.timeout(_ASK_SECONDS):
+                    await ask()
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                self.failed(error)
+            else:
+                self.taken()
+            await asyncio.sleep(WATCH_IDLE_SECONDS if self._problem is None else WATCH_AWAY_SECONDS)
 
 
 async def reachable(brokers: tuple[str, ...], seconds: float = 1.0) -> bool:
@@ -90,12 +100,15 @@ class Publisher:
 
         Raises:
             BrokerAway: It was not taken within the deadline; it may or may not arrive later.
+            MessageTooLarge: It never will be taken.
         """
         try:
             async with asyncio.timeout(SEND_SECONDS):
                 await (await self._topic.send(key=key, value=record))
         except asyncio.CancelledError:
             raise
+        except MessageSizeTooLargeError as error:
+            raise MessageTooLarge(f"a message is over the topic's limit: {error}") from error
         except Exception as error:
             self.state.failed(error)
             raise BrokerAway(f"the broker did not take a message: {type(error).__name__}: {error}") from error

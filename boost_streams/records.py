@@ -65,7 +65,7 @@ class HandlerBatch(msgspec.Struct, frozen=True):
 
 
 class SettledCount(msgspec.Struct, frozen=True):
-    """How many events of a type that occurred in one minute (UTC) settled, by status."""
+    """How many events of a type settled in one minute (UTC), by status."""
 
     event_type: str
     minute: dt.datetime

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -152,7 +153,9 @@ class Settings(BaseSettings):
     @property
     def canonical_url(self) -> str:
         """The address under which other workers reach this one."""
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "localhost") else self.host
+        host = self.host
+        if host in ("0.0.0.0", "::"):
+            host = socket.gethostname() if self.production else "127.0.0.1"
         return self.advertised_url or f"http://{host}:{self.port}"
 
 

@@ -62,6 +62,7 @@ URGENT_SECONDS = 1.0
 #: From SIGTERM: requests in flight and messages in hand get this long, then the process must end (seconds).
 DRAIN_SECONDS = 4.0
 WATCHDOG_SECONDS = 9.0
+CLOSE_SECONDS = 2.5
 #: The exit code of a worker that the watchdog had to end.
 EXIT_WATCHDOG = 70
 
@@ -85,7 +86,9 @@ class Worker:
         self.app.conf.web_enabled = True
         self.database = Database(settings.database_url)
         self.redis = Redis(settings.redis_url)
-        self.ledger = Ledger(UUID(int=uuid_utils.uuid7().int), socket.gethostname(), settings.boost_roles)
+        self.ledger = Ledger(
+            UUID(int=uuid_utils.uuid7().int), socket.gethostname(), settings.canonical_url, settings.boost_roles
+        )
         self.progress = ConsumerProgress()
         hop_topics = [full_name(settings, RAW_EVENTS), *(full_name(settings, family_topic(f)) for f in FAMILIES)]
         self.hops = Hops(hop_topics[0], tuple(hop_topics[1:]), partitions_of(settings))
@@ -137,7 +140,7 @@ class Worker:
             authenticator=self.authenticator,
             intake=self.intake,
             health=Health(self.settings, self.database, self),
-            live=TableLiveCounts(self.app, table),
+            live=TableLiveCounts(self.app, table, self.database, partitions_of(self.settings)),
         )
         self.app.http.on_startup.append(self._start_web)
         register(self.app, everything=ingests)
@@ -162,7 +165,7 @@ class Worker:
         for family, topic in family_topics.items():
             loop = HandlerLoop(family, registry, settlement, self.progress, dead_letters, settled, self, _now)
             self._agent(family, topic, loop)
-        self._agent("aggregator", self._topic(SETTLED, SettledDeltas), Aggregator(table))
+        self._agent("aggregator", self._topic(SETTLED, SettledDeltas), Aggregator(table, dead_letters))
 
     def _agent(self, name: str, topic: Any, loop: Any) -> None:
         async def agent(stream: Any) -> None:
@@ -215,15 +218,22 @@ class Worker:
 
     async def leave(self) -> None:
         """Hand over what is not accounted for, and close."""
-        try:
-            await self.intake.release_unpublished()
-            await self.housekeeping.leave()
-        finally:
-            await self.intake.stop()
-            await self.authenticator.stop()
-            await self.redis.close()
-            await self.database.close()
-            _log.info("stopped", action="stop", worker_id=str(self.ledger.worker_id))
+        for close in (
+            self.intake.release_unpublished,
+            self.housekeeping.leave,
+            self.intake.stop,
+            self.authenticator.stop,
+            self.redis.close,
+            self.database.close,
+        ):
+            try:
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await close()
+            except Exception as error:
+                _log.warning(
+                    "not closed in order", action="stop", error=f"{close.__qualname__}: {type(error).__name__}"
+                )
+        _log.info("stopped", action="stop", worker_id=str(self.ledger.worker_id))
         if not self.app.crashed:
             # Everything is closed; what mode would still do is sleep for two to three seconds.
             sys.stdout.flush()

@@ -29,6 +29,11 @@ SELECT id, unsettled FROM event_batches
 WHERE due_at <= now() AND (last_published_at IS NULL OR last_published_at < $1)
 ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
 """
+# The same for what is known not to be on the broker: its own index keeps this cheap behind a long backlog.
+_UNPUBLISHED_BATCHES = """
+SELECT id, unsettled FROM event_batches WHERE due_at <= now() AND last_published_at IS NULL
+ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
+"""
 _CLAIM_BATCHES = """
 UPDATE event_batches SET
     due_at = now() + make_interval(secs => least($2 * power(2, least(publish_count, 20)), $3)),
@@ -80,10 +85,16 @@ CROSS JOIN LATERAL (
     OFFSET 0
 ) e
 """  # noqa: S608 - only column names are put in
-_RELEASE_RETRIES = """
-UPDATE event_retries r SET last_published_at = NULL, due_at = now()
-FROM unnest($1::uuid[], $2::uuid[]) AS t (project_id, event_id)
-WHERE r.project_id = t.project_id AND r.event_id = t.event_id
+_RELEASE_CLAIMED_BATCHES = """
+WITH mine AS (SELECT id FROM event_batches WHERE worker_id = $1 AND seq = $2 ORDER BY id FOR UPDATE)
+UPDATE event_batches b SET last_published_at = NULL, due_at = now() FROM mine m WHERE b.id = m.id
+"""
+_RELEASE_CLAIMED_RETRIES = """
+WITH mine AS (
+    SELECT project_id, event_id FROM event_retries WHERE worker_id = $1 AND seq = $2
+    ORDER BY project_id, event_id FOR UPDATE)
+UPDATE event_retries r SET last_published_at = NULL, due_at = now() FROM mine m
+WHERE r.project_id = m.project_id AND r.event_id = m.event_id
 """
 _DROP_RETRIES = """
 DELETE FROM event_retries r USING unnest($1::uuid[], $2::uuid[], $3::int[]) AS t (project_id, event_id, attempt)
@@ -130,7 +141,11 @@ async def claim_due_batches_across_projects(
     """
     async with connection.transaction():
         chosen, events = [], 0
-        for row in await connection.fetch(_DUE_BATCHES, passed_at, most_events):
+        if passed_at == NOTHING_PASSED:
+            due = await connection.fetch(_UNPUBLISHED_BATCHES, most_events)
+        else:
+            due = await connection.fetch(_DUE_BATCHES, passed_at, most_events)
+        for row in due:
             if events >= most_events:
                 break
             chosen.append(row["id"])
@@ -195,9 +210,11 @@ async def release_batches_across_projects(connection: Connection, batch_ids: Seq
     await connection.execute(_RELEASE_BATCHES, list(batch_ids))
 
 
-async def release_retries_across_projects(connection: Connection, events: Sequence[EventRecord]) -> None:
-    """Say that these retries are not on the broker."""
-    await connection.execute(_RELEASE_RETRIES, [e.project_id for e in events], [e.id for e in events])
+async def release_claim_across_projects(connection: Connection, worker_id: UUID, seq: int) -> None:
+    """Say that what a worker claimed under a number is not, or not all, on the broker."""
+    async with connection.transaction():
+        await connection.execute(_RELEASE_CLAIMED_BATCHES, worker_id, seq)
+        await connection.execute(_RELEASE_CLAIMED_RETRIES, worker_id, seq)
 
 
 async def release_everything_across_projects(connection: Connection) -> int:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+import asyncpg
+
 from boost_streams.event_id import last_of
 from db.pool import Connection
 
@@ -46,6 +48,8 @@ SELECT key, event_id FROM event_keys_b WHERE key = ANY($1::uuid[])
 """
 
 # The swap: the older generation is emptied and becomes the current one.
+# Commits wait while the swap waits, so it gives way to a reader (a dump, say) and is tried again later.
+_BRIEFLY = "SET LOCAL lock_timeout = '200ms'"
 _LOCK_GENERATION = "SELECT pg_advisory_xact_lock($1)"
 _GENERATION_IS_OLD = """
 SELECT current FROM event_key_generation WHERE created_at < now() - make_interval(days => $1) FOR UPDATE
@@ -71,7 +75,8 @@ class NewEvent:
     @property
     def size(self) -> int:
         """About how many bytes it takes in memory and on the wire."""
-        return len(self.payload) + 256
+        texts = (self.event_type, self.user_id, self.anonymous_id, self.session_id, self.message_id)
+        return len(self.payload) + 256 + sum(len(text) for text in texts if text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +205,15 @@ async def swap_key_generations_across_projects(connection: Connection, idempoten
     A key is remembered for at least `idempotency_days` and for less than twice as long. Safe to call from many
     workers at once. Returns whether it swapped.
     """
-    async with connection.transaction():
-        await connection.execute("SET LOCAL lock_timeout = '2s'")
-        await connection.execute(_LOCK_GENERATION, GENERATION_LOCK)
-        current = await connection.fetchval(_GENERATION_IS_OLD, idempotency_days)
-        if current is None:
-            return False
-        await connection.execute(_EMPTY_B if current == b"a" else _EMPTY_A)
-        await connection.execute(_SWAP, b"b" if current == b"a" else b"a")
+    try:
+        async with connection.transaction():
+            await connection.execute(_BRIEFLY)
+            await connection.execute(_LOCK_GENERATION, GENERATION_LOCK)
+            current = await connection.fetchval(_GENERATION_IS_OLD, idempotency_days)
+            if current is None:
+                return False
+            await connection.execute(_EMPTY_B if current == b"a" else _EMPTY_A)
+            await connection.execute(_SWAP, b"b" if current == b"a" else b"a")
+    except asyncpg.LockNotAvailableError:
+        return False
     return True

@@ -102,27 +102,40 @@ class Database:
         """Open the pools.
 
         Raises:
-            Unavailable: The server does not answer.
+            Unavailable: The server does not answer, or the database was never migrated.
         """
-        with database_errors():
-            for role, size in self._sizes.items():
-                self._pools[role] = await asyncpg.create_pool(
-                    self._url,
-                    min_size=1,
-                    max_size=size,
-                    timeout=CONNECT_SECONDS,
-                    command_timeout=STATEMENT_SECONDS,
-                    max_inactive_connection_lifetime=300,
-                    init=prepare_connection,
-                    server_settings={
-                        "role": role,
-                        "application_name": f"boost {role.removeprefix('boost_')}",
-                        "timezone": "UTC",
-                        # A transaction whose client froze must not hold its locks for ever.
-                        "idle_in_transaction_session_timeout": "30000",
-                        **_PLAN_SETTINGS,
-                    },
-                )
+        try:
+            with database_errors():
+                for role, size in self._sizes.items():
+                    self._pools[role] = await self._open_pool(role, size)
+        except Unavailable:
+            await self.close()
+            raise
+        except asyncpg.PostgresError as error:
+            await self.close()
+            raise Unavailable(
+                f"PostgreSQL refuses the connection ({error}); a database that is new to Boost needs `boost migrate`",
+                retry_after=RETRY_AFTER_SECONDS,
+            ) from error
+
+    async def _open_pool(self, role: str, size: int) -> asyncpg.Pool[Any]:
+        return await asyncpg.create_pool(
+            self._url,
+            min_size=1,
+            max_size=size,
+            timeout=CONNECT_SECONDS,
+            command_timeout=STATEMENT_SECONDS,
+            max_inactive_connection_lifetime=300,
+            init=prepare_connection,
+            server_settings={
+                "role": role,
+                "application_name": f"boost {role.removeprefix('boost_')}",
+                "timezone": "UTC",
+                # A transaction whose client froze must not hold its locks for ever.
+                "idle_in_transaction_session_timeout": "30000",
+                **_PLAN_SETTINGS,
+            },
+        )
 
     async def close(self) -> None:
         """Close the pools: politely for two seconds, then at once."""

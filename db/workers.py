@@ -13,7 +13,7 @@ from db.pool import Connection
 DEAD_AFTER_SECONDS = 8.0
 
 _HEARTBEAT = """
-INSERT INTO workers AS w (id, host, roles, published_seq) VALUES ($1, $2, $3, $4)
+INSERT INTO workers AS w (id, host, url, roles, published_seq) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (id) DO UPDATE SET heartbeat_at = now(), published_seq = excluded.published_seq
 """
 _BURY = """
@@ -32,6 +32,10 @@ WITH orphans AS (
     ORDER BY project_id, event_id FOR UPDATE)
 UPDATE event_retries r SET last_published_at = NULL, due_at = now() FROM orphans o
 WHERE r.project_id = o.project_id AND r.event_id = o.event_id
+"""
+_WITH_AGENTS = """
+SELECT url FROM workers WHERE 'agents' = ANY(roles) AND heartbeat_at > now() - make_interval(secs => $1)
+ORDER BY heartbeat_at DESC LIMIT 1
 """
 _FORGET = "DELETE FROM workers WHERE id = $1"
 
@@ -59,10 +63,16 @@ class Progress:
 
 
 async def heartbeat_across_projects(
-    connection: Connection, worker_id: UUID, host: str, roles: Sequence[str], published_seq: int
+    connection: Connection, worker_id: UUID, host: str, url: str, roles: Sequence[str], published_seq: int
 ) -> None:
     """Say that a worker is alive, and that its publishes up to `published_seq` are accounted for."""
-    await connection.execute(_HEARTBEAT, worker_id, host, list(roles), published_seq)
+    await connection.execute(_HEARTBEAT, worker_id, host, url, list(roles), published_seq)
+
+
+async def worker_with_agents_across_projects(connection: Connection) -> str | None:
+    """Return the URL of a living worker that runs agents, if there is one."""
+    url: str | None = await connection.fetchval(_WITH_AGENTS, DEAD_AFTER_SECONDS)
+    return url
 
 
 async def bury_dead_workers_across_projects(connection: Connection) -> dict[UUID, int]:

@@ -7,6 +7,7 @@ from aiohttp import web
 from boost_streams.errors import BoostError, UnsupportedMediaType
 from boost_streams.metrics import EVENTS_REFUSED
 from web.auth import require
+from web.body import read_bytes
 from web.formats.boost_json import read_event
 from web.intake import Accepted
 from web.services import json_response, services_of
@@ -27,7 +28,7 @@ async def accept_event(request: web.Request) -> web.Response:
         content_type = request.content_type
         if content_type not in _JSON_TYPES and not content_type.endswith("+json"):
             raise UnsupportedMediaType(f"send application/json, not {content_type}")
-        body = await request.read()
+        body = await read_bytes(request)
         event = read_event(body, identity.project_id, services.settings.max_event_bytes)
         (answer,) = await services.intake.submit([event])
         if not isinstance(answer, Accepted):

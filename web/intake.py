@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import itertools
 import time
 from collections import deque
 from collections.abc import Coroutine, Sequence
@@ -42,6 +43,9 @@ COMMIT_SECONDS = 8.0
 MOST_PUBLISHES = 256
 #: How long what could not be published waits before the database is told again (seconds).
 _RELEASE_RETRY_SECONDS = 0.5
+_MOST_RELEASED = 1000
+#: How often a commit is tried again after a deadlock or a serialization failure.
+_CONFLICT_TRIES = 3
 
 _log = get_logger(__name__)
 
@@ -55,6 +59,14 @@ class Accepted:
 
 
 Answer = Accepted | BoostError
+
+
+class _NothingSent(Exception):
+    """PostgreSQL was away before anything was asked of it: nothing can have been committed."""
+
+    def __init__(self, unavailable: Unavailable) -> None:
+        super().__init__(unavailable.message)
+        self.unavailable = unavailable
 
 
 class _Submission:
@@ -184,6 +196,10 @@ class Intake:
         started = time.perf_counter()
         try:
             stored = await self._store(batch_id, events, seq)
+        except _NothingSent as error:
+            self._ledger.close(seq)
+            _answer_all(items, error.unavailable)
+            return
         except Unavailable as error:
             # Whether the server committed before it went away is not known: have the batch published if it did.
             self._unpublished[batch_id] = seq
@@ -191,7 +207,7 @@ class Intake:
             return
         except asyncpg.CheckViolationError as error:
             self._ledger.close(seq)
-            if "no partition" in str(error):
+            if error.constraint_name is None:  # no check failed: the row found no partition
                 _answer_all(items, Unavailable("no partition for the present time; it is being made", retry_after=1))
                 return
             await self._bisect(items, error)
@@ -209,19 +225,30 @@ class Intake:
 
     async def _store(self, batch_id: UUID, events: Sequence[NewEvent], seq: int) -> StoredBatch:
         ids = event_ids(batch_id, len(events))
+        sent = False
         try:
             async with asyncio.timeout(COMMIT_SECONDS), self._database.across_projects() as connection:
-                return await store_batch_across_projects(
-                    connection,
-                    batch_id,
-                    ids,
-                    events,
-                    worker_id=self._ledger.worker_id,
-                    seq=seq,
-                    stuck_after_seconds=self._stuck_after,
-                )
-        except TimeoutError as error:
-            raise Unavailable("PostgreSQL takes too long; nothing was decided, try again", retry_after=1) from error
+                sent = True
+                for tries_left in reversed(range(_CONFLICT_TRIES)):
+                    try:
+                        return await store_batch_across_projects(
+                            connection,
+                            batch_id,
+                            ids,
+                            events,
+                            worker_id=self._ledger.worker_id,
+                            seq=seq,
+                            stuck_after_seconds=self._stuck_after,
+                        )
+                    except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
+                        if not tries_left:
+                            raise
+        except TimeoutError:
+            late = Unavailable("PostgreSQL takes too long; nothing was decided, try again", retry_after=1)
+            raise late if sent else _NothingSent(late) from None
+        except Unavailable as error:
+            raise error if sent else _NothingSent(error) from None
+        raise AssertionError("unreachable: the last try returns or raises")
 
     async def _bisect(self, items: list[_Item], error: asyncpg.PostgresError) -> None:
         if len(items) == 1:
@@ -267,8 +294,12 @@ class Intake:
     async def _release_loop(self) -> None:
         while True:
             await asyncio.sleep(_RELEASE_RETRY_SECONDS)
-            with contextlib.suppress(Unavailable):
+            try:
                 await self.release_unpublished()
+            except Unavailable:
+                continue
+            except Exception as error:
+                _log.exception("batches not released yet", action="intake_release", error=type(error).__name__)
 
     async def release_unpublished(self) -> None:
         """Tell the database which batches are not on the broker, so that a sweeper publishes them.
@@ -276,15 +307,14 @@ class Intake:
         Raises:
             Unavailable: The database is away; they are kept and reported later.
         """
-        left = dict(self._unpublished)
-        if not left:
-            return
-        async with self._database.across_projects() as connection:
-            await release_batches_across_projects(connection, sorted(left))
-        for batch_id, seq in left.items():
-            self._unpublished.pop(batch_id, None)
-            self._ledger.close(seq)
-        _log.info("batches left to the sweeper", action="intake_release", count=len(left))
+        while self._unpublished:
+            left = dict(itertools.islice(self._unpublished.items(), _MOST_RELEASED))
+            async with self._database.across_projects() as connection:
+                await release_batches_across_projects(connection, sorted(left))
+            for batch_id, seq in left.items():
+                self._unpublished.pop(batch_id, None)
+                self._ledger.close(seq)
+            _log.info("batches left to the sweeper", action="intake_release", count=len(left))
 
     @staticmethod
     def _spawn(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> None:

@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic.alias_generators import to_camel
 
 from boost_streams.api_key import Environment, make_key
-from boost_streams.errors import FieldProblem, Invalid, MalformedJson, NotFound, TooLarge
+from boost_streams.errors import FieldProblem, Invalid, MalformedJson, NotFound
 from db import api_keys
 from web.auth import Scope, require
+from web.body import read_bytes
 from web.services import json_response, services_of
 
 #: The longest body of these requests (bytes, decompressed).
@@ -119,16 +120,12 @@ async def read_body(request: web.Request, model: type[B]) -> B:
 
     Raises:
         TooLarge: It has more than 64 KiB.
-        MalformedJson: It is not JSON.
+        MalformedJson: It is not JSON, or did not arrive in time.
         Invalid: A field is missing, unknown or wrong; names every one.
     """
-    body = bytearray()
-    async for part in request.content.iter_any():
-        body += part
-        if len(body) > MOST_BODY_BYTES:
-            raise TooLarge(f"the body may have {MOST_BODY_BYTES} bytes")
+    body = await read_bytes(request, MOST_BODY_BYTES)
     try:
-        return model.model_validate_json(bytes(body))
+        return model.model_validate_json(body)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
     if found[0]["type"] == "json_invalid":

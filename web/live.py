@@ -10,25 +10,31 @@ from uuid import UUID
 
 import aiohttp
 from aiohttp import web
+from aiokafka.partitioner import murmur2
+from faust.types import TP
 from yarl import URL
 
 from boost_streams.errors import Unavailable
+from db.pool import Database
+from db.workers import worker_with_agents_across_projects
 from web.auth import require
 from web.services import json_response, services_of
 
 #: How long the worker that holds the counts may take to answer (seconds).
 _ASK_SECONDS = 3.0
-_ASKED = "x-boost-asked"
+#: How often a question was passed on: once by a worker without agents, once by one without the partition.
+_HOPS = "x-boost-hops"
+_MOST_HOPS = 2
 
 
 class LiveCounts(Protocol):
     """Where live counts come from."""
 
-    def owner(self, project_id: UUID) -> str | None:
-        """Return the URL of the worker that holds a project's counts, or None for this one.
+    async def owner(self, project_id: UUID) -> str | None:
+        """Return the URL of the worker that holds a project's counts, or knows who does; None for this one.
 
         Raises:
-            Unavailable: Partitions are not assigned yet.
+            Unavailable: Partitions are not assigned yet, or no worker runs agents.
         """
 
     def counts(self, project_id: UUID) -> dict[str, dict[str, list[int]]]:
@@ -38,20 +44,30 @@ class LiveCounts(Protocol):
 class TableLiveCounts:
     """Live counts in a Faust table of this application."""
 
-    def __init__(self, app: Any, table: Any | None) -> None:
+    def __init__(self, app: Any, table: Any | None, database: Database, partitions: int) -> None:
         self._app = app
         self._table = table
+        self._database = database
+        self._partitions = partitions
 
-    def owner(self, project_id: UUID) -> str | None:
-        """Find the worker whose consumer has the project's partition."""
+    async def owner(self, project_id: UUID) -> str | None:
+        """Find the worker whose consumer has the project's partition; without agents, ask one that has some."""
         if self._table is None:
-            raise Unavailable("this worker holds no live counts: it runs without agents", retry_after=1)
-        try:
-            url: URL = self._app.router.key_store(self._table.name, project_id.bytes)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise Unavailable("live counts are not assigned to a worker yet", retry_after=1) from error
+            async with self._database.across_projects() as connection:
+                url = await worker_with_agents_across_projects(connection)
+            if url is None:
+                raise Unavailable("no worker runs agents now, so nobody holds live counts", retry_after=1)
+            return url
+        partition = (murmur2(project_id.bytes) & 0x7FFFFFFF) % self._partitions
+        changelog = self._table.changelog_topic.get_topic_name()
+        # The producer of `events.settled` and of the changelog picks the partition just so; a worker that has not
+        # written to it yet knows the owner all the same.
+        url = self._app.assignor._tps_url.get(TP(changelog, partition))
+        if url is None:
+            raise Unavailable("live counts are not assigned to a worker yet", retry_after=1)
+        location = URL(str(url))
         own = URL(str(self._app.conf.canonical_url))
-        return None if (url.host, url.port) == (own.host, own.port) else str(url)
+        return None if (location.host, location.port) == (own.host, own.port) else str(location)
 
     def counts(self, project_id: UUID) -> dict[str, dict[str, list[int]]]:
         """Read the table."""
@@ -64,9 +80,10 @@ async def live_counts(request: web.Request) -> web.Response:
     services = services_of(request)
     identity = await services.authenticator.project_of(request)
     require(identity, "read")
-    owner = services.live.owner(identity.project_id)
-    if owner is not None and _ASKED not in request.headers:
-        return await _ask(owner, request)
+    owner = await services.live.owner(identity.project_id)
+    hops = _hops(request)
+    if owner is not None and hops < _MOST_HOPS:
+        return await _ask(owner, request, hops + 1)
     counts = services.live.counts(identity.project_id)
     minutes = [
         {"minute": minute, "eventType": event_type, "processed": pair[0], "failed": pair[1]}
@@ -76,12 +93,17 @@ async def live_counts(request: web.Request) -> web.Response:
     return json_response({"approximate": True, "minutes": minutes})
 
 
-async def _ask(owner: str, request: web.Request) -> web.Response:
+def _hops(request: web.Request) -> int:
+    text = request.headers.get(_HOPS, "0")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 3 else 0
+
+
+async def _ask(owner: str, request: web.Request, hops: int) -> web.Response:
     headers = {name: request.headers[name] for name in ("x-api-key", "authorization") if name in request.headers}
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ASK_SECONDS)) as session,
-            session.get(URL(owner).join(URL("/live/counts")), headers={**headers, _ASKED: "1"}) as response,
+            session.get(URL(owner).join(URL("/live/counts")), headers={**headers, _HOPS: str(hops)}) as response,
         ):
             return web.Response(
                 body=await response.read(), status=response.status, content_type="application/json", charset="utf-8"

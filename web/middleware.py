@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import re
 import secrets
-import traceback
-from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -17,7 +15,7 @@ from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestPayloadError
 
 from boost_streams.errors import BoostError, MalformedJson
-from boost_streams.logs import get_logger
+from boost_streams.logs import frames_of, get_logger
 from web.services import json_response
 
 #: Carries the id of a request, from the client if it sent a sane one, and back to it.
@@ -93,17 +91,6 @@ def error_response(request: web.Request, error: BoostError) -> web.Response:
     return json_response(body, status=error.status, headers=headers)
 
 
-def frames_of(error: BaseException) -> str:
-    """Return where an exception, and those it came from, were raised: types and frames, no messages.
-
-    A message may quote a payload or a key.
-    """
-    parts = []
-    for link in _chain(error):
-        parts += [*traceback.format_tb(link.__traceback__), f"{type(link).__module__}.{type(link).__name__}\n"]
-    return "".join(parts)
-
-
 def _answer_exception(request: web.Request, error: Exception) -> web.StreamResponse:
     if isinstance(error, OSError) and (request.transport is None or request.transport.is_closing()):
         raise ConnectionResetError("the client is gone") from error
@@ -161,12 +148,3 @@ def _allowed_methods(request: web.Request) -> set[str]:
         resource = request.match_info.route.resource
         methods = {route.method for route in resource or ()}
     return methods if "GET" in methods else methods - {"HEAD"}
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        yield link
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)

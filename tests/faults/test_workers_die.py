@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
 EVENTS = 20_000
 SECONDS = 95
-KILLS = 40 if os.environ.get("BOOST_FAULTS") == "long" else 8
+KILLS = 40 if os.environ.get("BOOST_FAULTS") == "long" else 6
 SEED = int(os.environ.get("BOOST_SEED", "0")) or random.randrange(1, 1_000_000)
 
 
@@ -67,7 +67,7 @@ class Killer:
 
     async def run(self, times: int, seconds: float) -> None:
         for number in range(times):
-            await asyncio.sleep(seconds / times * self._chance.uniform(0.3, 0.7))
+            await asyncio.sleep(seconds / times * self._chance.uniform(0.2, 0.6))
             victim = self._chance.choice(self._workers)
             self.redelivered += await victim.metric("boost_events_redelivered_total")
             if number % 2 == 0:

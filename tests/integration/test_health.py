@@ -167,8 +167,8 @@ async def test_detail_counts_what_is_under_way(client: Any, database: Database, 
             "UPDATE event_batches SET last_published_at = NULL, created_at = now() - interval '1 day'"
             " WHERE unsettled = 1"
         )
-        await heartbeat_across_projects(connection, UUID(int=1), "here", ["web"], 0)
-        await heartbeat_across_projects(connection, UUID(int=2), "gone", ["web"], 0)
+        await heartbeat_across_projects(connection, UUID(int=1), "here", "http://here", ["web"], 0)
+        await heartbeat_across_projects(connection, UUID(int=2), "gone", "http://gone", ["web"], 0)
         await connection.execute("UPDATE workers SET heartbeat_at = now() - interval '1 minute' WHERE host = 'gone'")
         await record_progress_across_projects(connection, UUID(int=1), [("raw-events", 3, None)])
     status, body = await answer(client, "/health")

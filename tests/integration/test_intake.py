@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
-from boost_streams.errors import Invalid, Overloaded, Unauthorized
+from boost_streams.errors import Invalid, Overloaded, Unauthorized, Unavailable
 from boost_streams.ledger import Ledger
 from boost_streams.publishing import BrokerState, Publisher
 from db.intake import NewEvent, swap_key_generations_across_projects
@@ -17,6 +18,7 @@ from db.pool import Database
 from db.projects import delete_project_across_projects
 from tests.support.projects import make_project
 from tests.support.waiting import eventually
+from web import intake as intake_module
 from web.intake import Accepted, Intake
 
 
@@ -24,7 +26,10 @@ def new_intake(database: Database, **changes: Any) -> Intake:
     """An intake whose broker is away: every batch is left to the sweeper."""
     options = {"stuck_after_seconds": 300, "most_waiting_bytes": 1 << 20, **changes}
     return Intake(
-        database, Publisher(None, BrokerState(("127.0.0.1:1",))), Ledger(uuid4(), "test", ("web",)), **options
+        database,
+        Publisher(None, BrokerState(("127.0.0.1:1",))),
+        Ledger(uuid4(), "test", "http://test", ("web",)),
+        **options,
     )
 
 
@@ -158,3 +163,37 @@ async def test_ids_are_consecutive_within_a_batch(database: Database, intake: In
     answers = await intake.submit([NewEvent(project.id, "x", b"{}") for _ in range(5)])
     first = answers[0].id.int
     assert [answer.id for answer in answers] == [UUID(int=first + n) for n in range(5)]
+
+
+async def test_nothing_is_kept_for_commits_that_never_reached_postgresql() -> None:
+    """While the server is away every request is answered 503, and memory does not grow with them."""
+    nowhere = Database("postgresql://postgres@127.0.0.1:1/none")
+    intake = new_intake(nowhere)
+    await intake.start()
+    for _ in range(20):
+        (answer,) = await intake.submit([NewEvent(uuid4(), "x", b"{}")])
+        assert isinstance(answer, Unavailable)
+        assert answer.retry_after is not None
+    assert intake._ledger.open_count == 0
+    assert intake._unpublished == {}
+    await intake.stop()
+
+
+async def test_the_release_loop_survives_any_error(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = await make_project(database)
+    released = intake_module.release_batches_across_projects
+    calls = 0
+
+    async def deadlocked_once(*arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise asyncpg.DeadlockDetectedError("deadlock detected")
+        await released(*arguments)
+
+    monkeypatch.setattr(intake_module, "release_batches_across_projects", deadlocked_once)
+    intake = new_intake(database)
+    await intake.start()
+    await intake.submit([NewEvent(project.id, "x", b"{}")])
+    await eventually(lambda: calls >= 2 and intake._ledger.open_count == 0, deadline=10)
+    await intake.stop()

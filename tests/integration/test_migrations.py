@@ -157,3 +157,10 @@ async def test_a_role_that_is_no_superuser_can_migrate() -> None:
                 assert await tenant.fetch("SELECT id FROM events") == []
         finally:
             await database.close()
+
+
+async def test_a_database_that_was_never_migrated_says_what_to_do(empty_database_url: str) -> None:
+    """The roles may be there already, made for another database of the server: then the tables are missing."""
+    database = Database(empty_database_url.replace("postgres@", "nobody_of_that_name@"))
+    with pytest.raises(Unavailable, match="boost migrate"):
+        await database.open()

@@ -191,7 +191,7 @@ def levels(result: Result) -> dict[str, str]:
 
 async def test_healthy_installation(run: Run, database: Database) -> None:
     async with database.across_projects() as connection:
-        await heartbeat_across_projects(connection, WORKER, "here", ["web"], 0)
+        await heartbeat_across_projects(connection, WORKER, "here", "http://here", ["web"], 0)
     result = await run("doctor", "--deep")
     found = levels(result)
     durability = found.pop("durability")

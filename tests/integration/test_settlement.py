@@ -219,3 +219,24 @@ async def test_failed_for_good(database: Database, settlement: Settlement) -> No
     (event,) = await events_of(database, await store(database, project.id, "foo"))
     await settlement.settle("default", [Settled(event, failed("bad", None, "no"))])
     assert await settlement.settle("default", [Settled(event, Processed())]) == []
+
+
+UNWRITABLE: list[Any] = [
+    Count("m", ("a",), amount=1.5),  # type: ignore[arg-type]
+    Count("m", (object(),)),  # type: ignore[arg-type]
+    Count("m", ("a",), count=None),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize("effect", UNWRITABLE)
+async def test_an_effect_that_cannot_be_written_fails_its_own_event(
+    database: Database, settlement: Settlement, effect: Count
+) -> None:
+    project = await make_project(database)
+    events = await events_of(database, await store(database, project.id, *["foo"] * 5))
+    batch = handled(events)
+    batch[2] = Settled(events[2], processed(effect))
+    assert len(await settlement.settle("default", batch)) == 5
+    rows = await fetch(database, "SELECT status, error FROM events ORDER BY id")
+    assert [row["status"] for row in rows] == ["processed", "processed", "failed", "processed", "processed"]
+    assert msgspec.json.decode(rows[2]["error"])["code"] == "handler_answer"

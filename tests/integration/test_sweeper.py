@@ -43,7 +43,7 @@ async def broker() -> AsyncIterator[TestBroker]:
 
 def new_sweeper(database: Database, publisher: Publisher, **changes: Any) -> Sweeper:
     options = {"stuck_after_seconds": 300, "batch_size": 100, "progress_seconds": 0.2, **changes}
-    return Sweeper(database, publisher, Ledger(uuid4(), "test", ("sweeper",)), HOPS, **options)
+    return Sweeper(database, publisher, Ledger(uuid4(), "test", "http://test", ("sweeper",)), HOPS, **options)
 
 
 async def execute(database: Database, sql: str, *args: object) -> list[Any]:
@@ -252,7 +252,7 @@ async def test_what_a_dead_worker_left_is_released(database: Database, broker: T
     project = await make_project(database)
     ids = await store(database, project.id, "foo")
     async with database.across_projects() as connection:
-        await heartbeat_across_projects(connection, WORKER, "host", ["web"], 0)
+        await heartbeat_across_projects(connection, WORKER, "host", "http://host", ["web"], 0)
         assert await bury_dead_workers_across_projects(connection) == {}
         await connection.execute(
             "UPDATE workers SET heartbeat_at = now() - make_interval(secs => $1)", DEAD_AFTER_SECONDS + 1
@@ -269,7 +269,7 @@ async def test_what_a_dead_worker_had_published_stays(database: Database) -> Non
     project = await make_project(database)
     await store(database, project.id, "foo")  # with number 1 of WORKER
     async with database.across_projects() as connection:
-        await heartbeat_across_projects(connection, WORKER, "host", ["web"], 1)
+        await heartbeat_across_projects(connection, WORKER, "host", "http://host", ["web"], 1)
         await connection.execute("UPDATE workers SET heartbeat_at = now() - interval '1 minute'")
         assert await bury_dead_workers_across_projects(connection) == {WORKER: 0}
         assert await connection.fetch("SELECT 1 FROM event_batches WHERE last_published_at IS NULL") == []
@@ -295,3 +295,52 @@ async def test_a_large_batch_goes_out_in_several_messages(database: Database) ->
     assert len(parts) == 2
     assert [event.id for part in parts for event in part] == ids
     assert isinstance(parts[0][0].id, UUID)
+
+
+async def test_a_sweep_never_raises(database: Database, broker: TestBroker) -> None:
+    """A raising timer would end the worker."""
+    owner = await database.connect(role="boost_owner")
+    await owner.execute("DROP TABLE consumer_progress, event_batches CASCADE")
+    await owner.close()
+    sweeper = new_sweeper(database, await broker.publisher())
+    assert await sweeper.sweep_stuck() == 0
+    assert await sweeper.sweep_unpublished() == 0
+
+
+async def test_a_claim_whose_release_failed_is_released_later(database: Database, broker: TestBroker) -> None:
+    project = await make_project(database)
+    await store(database, project.id, "foo")
+    await execute(database, "UPDATE event_batches SET last_published_at = NULL, due_at = now()")
+
+    class Breaking:
+        """Takes the database away while it is asked to send."""
+
+        async def send(self, **_: object) -> None:
+            await database.close()
+            raise BrokerAway("gone")
+
+    state = BrokerState((broker.bootstrap,))
+    state.ready = True
+    state.taken()
+    sweeper = new_sweeper(database, Publisher(Breaking(), state))
+    assert await sweeper.sweep_unpublished() == 0
+    assert sweeper._ledger.published_seq == 0
+    await database.open()
+    sweeper._publisher = await broker.publisher()
+    assert await sweeper.sweep_unpublished() == 1
+    assert sweeper._ledger.open_count == 0
+
+
+async def test_a_retry_goes_out_after_the_broker_was_away(database: Database, broker: TestBroker) -> None:
+    project = await make_project(database)
+    (event_id,) = await store(database, project.id, "foo")
+    (row,) = await execute(database, "SELECT * FROM events")
+    await Settlement(database).settle("default", [Settled(Event.of_record(record_of_row(row)), TryAgain("away", 0))])
+    publisher = await broker.publisher()
+    publisher.state.failed(BrokerAway("gone"))
+    sweeper = new_sweeper(database, publisher)
+    assert await sweeper.sweep_unpublished() == 0
+    publisher.state.taken()
+    assert await sweeper.sweep_unpublished() == 1
+    (batch,) = await broker.batches()
+    assert [event.id for event in batch.events] == [event_id]

@@ -100,7 +100,7 @@ async def test_an_event_from_the_request_to_processed(
         async with client.get(f"{worker.url}/live/counts") as response:
             counts = await response.json()
         assert counts["approximate"] is True
-        return [(m["minute"], m["processed"]) for m in counts["minutes"]] == [("2026-01-31T10:00Z", 1)]
+        return [(m["eventType"], m["processed"], m["failed"]) for m in counts["minutes"]] == [("page_view", 1, 0)]
 
     await eventually(live, deadline=10)
     other = await make_project(database, "other")
@@ -227,6 +227,41 @@ async def test_sigterm_answers_what_is_in_flight_and_ends_quickly(
     assert set(statuses) <= {202, 503}
     assert await count(database, "events") == statuses.count(202)
     assert await count(database, "workers") == 0
+
+
+async def test_sigterm_while_a_client_sends_half_a_body(worker: WorkerProcess, project: TestProject) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", worker.port)
+    head = f"POST /events HTTP/1.1\r\nhost: x\r\nx-api-key: {project.key}\r\ncontent-length: 100\r\n\r\n"
+    writer.write(head.encode() + b'{"eventType":')
+    await writer.drain()
+    took = await worker.terminate()
+    writer.close()
+    assert worker.process is not None
+    assert worker.process.returncode == 0
+    assert took < 8
+
+
+async def test_a_worker_on_a_database_without_tables_stays_up_and_says_why(
+    broker: EmbeddedBroker, empty_database_url: str
+) -> None:
+    worker = WorkerProcess(environment_of(broker, empty_database_url, SWEEP_INTERVAL_SECONDS="0.5"))
+    worker.start()
+    try:
+
+        async def says_why() -> bool:
+            try:
+                async with aiohttp.ClientSession() as client, client.get(f"{worker.url}/health/ready") as response:
+                    return response.status == 503 and "boost migrate" in await response.text()
+            except aiohttp.ClientConnectorError:
+                return False
+
+        await eventually(says_why, deadline=15)
+        await eventually(lambda: worker.log.read_text().count("housekeeping failed") > 3, deadline=15)
+        assert worker.process is not None
+        assert worker.process.poll() is None
+        assert await says_why()
+    finally:
+        worker.stop()
 
 
 async def test_a_web_only_worker_needs_no_partitions(

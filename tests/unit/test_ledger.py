@@ -8,7 +8,7 @@ from boost_streams.ledger import Ledger
 
 
 def test_published_seq_stops_before_the_first_open_number() -> None:
-    ledger = Ledger(UUID(int=1), "host", ("web",))
+    ledger = Ledger(UUID(int=1), "host", "http://host", ("web",))
     assert ledger.published_seq == 0
     first, second, third = ledger.open(), ledger.open(), ledger.open()
     assert ledger.published_seq == 0

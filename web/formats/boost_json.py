@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -17,6 +18,9 @@ from db.intake import NewEvent
 
 #: How deep a payload may be nested.
 MOST_DEPTH = 64
+#: `jsonb` writes numbers out in full: 1e-16000 would come back as 16,000 digits. A double's range is enough.
+LARGEST_EXPONENT = 308
+_LARGEST_BITS = 1024
 EARLIEST = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 LATEST = dt.datetime(2101, 1, 1, tzinfo=dt.UTC)
 
@@ -37,7 +41,7 @@ class EventBody(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
 
 
 _decoder = msgspec.json.Decoder(EventBody)
-_any_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+_any_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=Decimal)
 _PATH = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>[^`]*)`")
 _MISSING = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
@@ -120,7 +124,7 @@ def _checked_payload(payload: bytes) -> bytes:
     if deep or _SUSPECT.search(payload):
         try:
             value = _any_decoder.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ArithmeticError, ValueError) as error:
             raise Invalid.field("payload", _payload_problem(error)) from None
         _walk(value)
     return payload
@@ -152,8 +156,11 @@ def _walk(value: Any) -> None:
 def _check_scalar(value: Any) -> None:
     if isinstance(value, str):
         _check_text("payload", value)
-    elif isinstance(value, float) and value in (float("inf"), float("-inf")):
-        raise Invalid.field("payload", "holds a number that is too large")
+    elif isinstance(value, Decimal):
+        if value and abs(value.adjusted()) > LARGEST_EXPONENT:
+            raise Invalid.field("payload", f"holds a number beyond 1e±{LARGEST_EXPONENT}")
+    elif isinstance(value, int) and value.bit_length() > _LARGEST_BITS:
+        raise Invalid.field("payload", f"holds a number beyond 1e±{LARGEST_EXPONENT}")
 
 
 def _check_text(field: str, text: str) -> None:

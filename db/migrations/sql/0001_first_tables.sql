@@ -113,6 +113,7 @@ CREATE TABLE event_batches (
     created_at         timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 2000);
 CREATE INDEX event_batches_due ON event_batches (due_at);
+CREATE INDEX event_batches_unpublished ON event_batches (due_at) WHERE last_published_at IS NULL;
 
 -- Events that are to be handed over again, each once per attempt.
 CREATE TABLE event_retries (
@@ -130,7 +131,7 @@ CREATE TABLE event_retries (
 ) WITH (fillfactor = 70);
 CREATE INDEX event_retries_due ON event_retries (due_at);
 
--- messageId: two generations of keys, looked up in both, inserted into the current one (db/idempotency.py).
+-- messageId: two generations of keys, looked up in both, inserted into the current one (db/intake.py).
 CREATE TABLE event_keys_a (
     key         uuid PRIMARY KEY,
     event_id    uuid NOT NULL,
@@ -165,6 +166,7 @@ CREATE TABLE rollups (
 CREATE TABLE workers (
     id             uuid PRIMARY KEY,
     host           text NOT NULL,
+    url            text NOT NULL,
     roles          text[] NOT NULL,
     published_seq  bigint NOT NULL DEFAULT 0,
     heartbeat_at   timestamptz NOT NULL DEFAULT now(),
