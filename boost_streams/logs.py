@@ -81,6 +81,15 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
+def _frames_only(_: Any, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Write an exception as types and frames: its message, and the values of variables, may hold a payload."""
+    given = line.pop("exc_info", None)
+    error = sys.exc_info()[1] if given is True else given[1] if isinstance(given, tuple) else given
+    if isinstance(error, BaseException):
+        line["exception"] = frames_of(error)
+    return line
+
+
 def logging_config(settings: Settings) -> dict[str, Any]:
     """Build the dictConfig that the worker (and so Faust) runs with."""
     renderer: structlog.typing.Processor = (
@@ -88,9 +97,7 @@ def logging_config(settings: Settings) -> dict[str, Any]:
         if settings.logs_as_json
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
-    processors: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
-    if settings.logs_as_json:
-        processors.append(structlog.processors.format_exc_info)
+    processors: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, _frames_only]
     return {
         "version": 1,
         "disable_existing_loggers": False,

@@ -138,7 +138,7 @@ class Health:
     async def _look_at_database(self) -> dict[str, str]:
         async with self._database.across_projects() as connection:
             revision = await schema_revision(connection)
-            partition = await has_partition_for_next_hour(connection)
+            partition = revision is not None and await has_partition_for_next_hour(connection)
         behind = f"the schema is at revision {revision}, this release needs {HEAD}: run boost migrate"
         missing = "events has no partition for the next hour"
         return {

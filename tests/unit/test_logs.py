@@ -1,0 +1,43 @@
+"""No key and no payload reaches a log, in any format; every line has an action."""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.config
+
+import pytest
+
+from boost_streams.logs import configure_structlog, get_logger, logging_config
+from boost_streams.settings import load_settings
+
+pytestmark = pytest.mark.usefixtures("restored_logging")
+
+
+@pytest.fixture(params=["json", "console"])
+def written(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> str:
+    configure_structlog()
+    logging.config.dictConfig(logging_config(load_settings({"LOG_FORMAT": request.param})))
+    log = get_logger("boost_streams.test")
+    log.info("a line", action="test", event_id="e-1", payload={"card": "4111"}, api_key="bst_live_secret")
+    secret_local = "4111-in-a-local"
+    try:
+        raise ValueError(f"bad payload {secret_local}")
+    except ValueError:
+        log.exception("it failed", action="test_failed")
+        logging.getLogger("somewhere").exception("it failed elsewhere")
+    return capsys.readouterr().err
+
+
+def test_no_payload_no_key(written: str) -> None:
+    assert "4111" not in written
+    assert "bst_live_secret" not in written
+    assert "ValueError" in written
+    assert "test_logs.py" in written
+    assert "e-1" in written
+
+
+def test_every_json_line_has_an_action(written: str) -> None:
+    lines = [line for line in written.splitlines() if line.startswith("{")]
+    for line in lines:
+        assert json.loads(line)["action"] in ("test", "test_failed", "faust")
