@@ -54,6 +54,7 @@ from web.health import Health
 from web.intake import Intake
 from web.live import TableLiveCounts
 from web.middleware import MIDDLEWARES
+from web.outbox import Outbox
 from web.routes import register
 from web.services import SERVICES, WebServices
 
@@ -126,9 +127,10 @@ class Worker:
     # -- roles -----------------------------------------------------------------------------------------------
 
     def _wire_web(self, ingests: bool, table: Any | None) -> None:
+        self.outbox = Outbox(self.database, self.raw, self.ledger)
         self.intake = Intake(
             self.database,
-            self.raw,
+            self.outbox,
             self.ledger,
             stuck_after_seconds=self.settings.sweep_stuck_after_seconds,
             most_waiting_bytes=self.settings.max_waiting_bytes,
@@ -219,7 +221,7 @@ class Worker:
     async def leave(self) -> None:
         """Hand over what is not accounted for, and close."""
         for close in (
-            self.intake.release_unpublished,
+            self.outbox.release,
             self.housekeeping.leave,
             self.intake.stop,
             self.authenticator.stop,

@@ -10,12 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import itertools
 import time
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -26,11 +24,10 @@ from boost_streams.errors import BoostError, Invalid, Overloaded, Unauthorized, 
 from boost_streams.event_id import event_ids, new_batch_id
 from boost_streams.ledger import Ledger
 from boost_streams.logs import get_logger
-from boost_streams.publishing import Publisher
 from boost_streams.records import EventRecord, RawEventBatch
-from db.batches import release_batches_across_projects
 from db.intake import NewEvent, StoredBatch, store_batch_across_projects
 from db.pool import Database
+from web.outbox import Outbox
 
 #: Bounds of one commit, so that its message stays far under the broker's limit (STORAGE.md).
 MOST_EVENTS = 500
@@ -39,11 +36,6 @@ MOST_BYTES = 512 * 1024
 COMMITS_IN_FLIGHT = 2
 #: How long one commit may take before its requests are answered 503 (seconds).
 COMMIT_SECONDS = 8.0
-#: How many messages may be on their way to the broker; beyond it a batch is left to the sweeper.
-MOST_PUBLISHES = 256
-#: How long what could not be published waits before the database is told again (seconds).
-_RELEASE_RETRY_SECONDS = 0.5
-_MOST_RELEASED = 1000
 #: How often a commit is tried again after a deadlock or a serialization failure.
 _CONFLICT_TRIES = 3
 
@@ -96,14 +88,14 @@ class Intake:
     def __init__(
         self,
         database: Database,
-        publisher: Publisher,
+        outbox: Outbox,
         ledger: Ledger,
         *,
         stuck_after_seconds: float,
         most_waiting_bytes: int,
     ) -> None:
         self._database = database
-        self._publisher = publisher
+        self._outbox = outbox
         self._ledger = ledger
         self._stuck_after = stuck_after_seconds
         self._most_waiting_bytes = most_waiting_bytes
@@ -111,14 +103,13 @@ class Intake:
         self._waiting_bytes = 0
         self._arrived = asyncio.Event()
         self._commits: set[asyncio.Task[None]] = set()
-        self._publishes: set[asyncio.Task[None]] = set()
-        self._unpublished: dict[UUID, int] = {}
         self._slots = asyncio.Semaphore(COMMITS_IN_FLIGHT)
-        self._loops: list[asyncio.Task[None]] = []
+        self._loop: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start the commit loop and the loop that reports failed publishes."""
-        self._loops = [asyncio.create_task(self._commit_loop()), asyncio.create_task(self._release_loop())]
+        """Start the commit loop and the outbox."""
+        self._loop = asyncio.create_task(self._commit_loop())
+        await self._outbox.start()
 
     async def submit(self, events: Sequence[NewEvent]) -> list[Answer]:
         """Store events; return for each, in order, its id or why it was refused.
@@ -142,17 +133,17 @@ class Intake:
         """Commit what waits and wait for messages on their way, up to a deadline."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._waiting or self._commits or self._publishes:
-                    tasks = [*self._commits, *self._publishes] or [asyncio.create_task(asyncio.sleep(0.005))]
+                while self._waiting or self._commits or self._outbox.on_their_way:
+                    tasks = [*self._commits, *self._outbox.on_their_way] or [asyncio.create_task(asyncio.sleep(0.005))]
                     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
     async def stop(self) -> None:
-        """Stop the loops. What was not published is known to the database, or found by another worker."""
-        for task in (*self._loops, *self._commits, *self._publishes):
+        """Stop committing, then the outbox."""
+        tasks = [*self._commits, *([self._loop] if self._loop else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._loops, *self._commits, *self._publishes, return_exceptions=True)
-
-    # -- commits ---------------------------------------------------------------------------------------------
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._outbox.stop()
 
     async def _commit_loop(self) -> None:
         while True:
@@ -163,7 +154,9 @@ class Intake:
                 self._slots.release()
                 self._arrived.clear()
                 continue
-            self._spawn(self._commits, self._commit_and_free(items))
+            task = asyncio.create_task(self._commit_and_free(items))
+            self._commits.add(task)
+            task.add_done_callback(self._commits.discard)
 
     def _take(self) -> list[_Item]:
         items: list[_Item] = []
@@ -202,7 +195,7 @@ class Intake:
             return
         except Unavailable as error:
             # Whether the server committed before it went away is not known: have the batch published if it did.
-            self._unpublished[batch_id] = seq
+            self._outbox.leave_to_sweeper(batch_id, seq)
             _answer_all(items, error)
             return
         except asyncpg.CheckViolationError as error:
@@ -265,62 +258,11 @@ class Intake:
         metrics.EVENTS_DUPLICATE.inc(len(stored.duplicates))
         metrics.EVENTS_ACCEPTED.inc(len(items) - len(stored.duplicates))
 
-    # -- publishes -------------------------------------------------------------------------------------------
-
     def _publish(self, events: Sequence[NewEvent], stored: StoredBatch, seq: int) -> None:
         if stored.committed_at is None:
             self._ledger.close(seq)
-        elif len(self._publishes) >= MOST_PUBLISHES or self._publisher.state.problem is not None:
-            self._leave_to_sweeper(stored.batch_id, seq)
         else:
-            batch = _batch(events, stored, stored.committed_at)
-            self._spawn(self._publishes, self._send(batch, seq))
-
-    async def _send(self, batch: RawEventBatch, seq: int) -> None:
-        try:
-            await self._publisher.send(batch)
-        except BaseException as error:
-            self._leave_to_sweeper(batch.batch_id, seq)
-            if not isinstance(error, BoostError):
-                raise
-        else:
-            self._ledger.close(seq)
-            metrics.BATCHES_PUBLISHED.labels(by="intake").inc()
-
-    def _leave_to_sweeper(self, batch_id: UUID, seq: int) -> None:
-        self._unpublished[batch_id] = seq
-        metrics.BATCHES_RELEASED.inc()
-
-    async def _release_loop(self) -> None:
-        while True:
-            await asyncio.sleep(_RELEASE_RETRY_SECONDS)
-            try:
-                await self.release_unpublished()
-            except Unavailable:
-                continue
-            except Exception as error:
-                _log.exception("batches not released yet", action="intake_release", error=type(error).__name__)
-
-    async def release_unpublished(self) -> None:
-        """Tell the database which batches are not on the broker, so that a sweeper publishes them.
-
-        Raises:
-            Unavailable: The database is away; they are kept and reported later.
-        """
-        while self._unpublished:
-            left = dict(itertools.islice(self._unpublished.items(), _MOST_RELEASED))
-            async with self._database.across_projects() as connection:
-                await release_batches_across_projects(connection, sorted(left))
-            for batch_id, seq in left.items():
-                self._unpublished.pop(batch_id, None)
-                self._ledger.close(seq)
-            _log.info("batches left to the sweeper", action="intake_release", count=len(left))
-
-    @staticmethod
-    def _spawn(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+            self._outbox.publish(_batch(events, stored, stored.committed_at), seq)
 
 
 def _answer_all(items: list[_Item], answer: Answer) -> None:

@@ -18,19 +18,17 @@ from db.pool import Database
 from db.projects import delete_project_across_projects
 from tests.support.projects import make_project
 from tests.support.waiting import eventually
-from web import intake as intake_module
+from web import outbox as outbox_module
 from web.intake import Accepted, Intake
+from web.outbox import Outbox
 
 
 def new_intake(database: Database, **changes: Any) -> Intake:
     """An intake whose broker is away: every batch is left to the sweeper."""
     options = {"stuck_after_seconds": 300, "most_waiting_bytes": 1 << 20, **changes}
-    return Intake(
-        database,
-        Publisher(None, BrokerState(("127.0.0.1:1",))),
-        Ledger(uuid4(), "test", "http://test", ("web",)),
-        **options,
-    )
+    ledger = Ledger(uuid4(), "test", "http://test", ("web",))
+    outbox = Outbox(database, Publisher(None, BrokerState(("127.0.0.1:1",))), ledger)
+    return Intake(database, outbox, ledger, **options)
 
 
 @pytest.fixture
@@ -175,13 +173,12 @@ async def test_nothing_is_kept_for_commits_that_never_reached_postgresql() -> No
         assert isinstance(answer, Unavailable)
         assert answer.retry_after is not None
     assert intake._ledger.open_count == 0
-    assert intake._unpublished == {}
     await intake.stop()
 
 
 async def test_the_release_loop_survives_any_error(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     project = await make_project(database)
-    released = intake_module.release_batches_across_projects
+    released = outbox_module.release_batches_across_projects
     calls = 0
 
     async def deadlocked_once(*arguments: Any) -> None:
@@ -191,7 +188,7 @@ async def test_the_release_loop_survives_any_error(database: Database, monkeypat
             raise asyncpg.DeadlockDetectedError("deadlock detected")
         await released(*arguments)
 
-    monkeypatch.setattr(intake_module, "release_batches_across_projects", deadlocked_once)
+    monkeypatch.setattr(outbox_module, "release_batches_across_projects", deadlocked_once)
     intake = new_intake(database)
     await intake.start()
     await intake.submit([NewEvent(project.id, "x", b"{}")])
