@@ -30,6 +30,7 @@ from db.workers import (
 from tests.support.broker import TestBroker, running_broker
 from tests.support.projects import make_project
 from tests.support.stored_events import WORKER, store
+from tests.support.waiting import eventually
 
 HOPS = Hops("raw-events", ("events.default", "events.user"), 2)
 ALL = [(topic, partition) for topic in (HOPS.first, *HOPS.second) for partition in range(HOPS.partitions)]
@@ -141,7 +142,11 @@ async def test_what_is_queued_behind_a_backlog_is_left_alone(
     ten_minutes_ago = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=10)
     await report_once(database)
     async with Consumers(database, {slow_topic: ten_minutes_ago}):
-        await asyncio.sleep(0.1)
+
+        async def reported() -> bool:
+            return bool(await execute(database, "SELECT 1 FROM consumer_progress WHERE NOT caught_up"))
+
+        await eventually(reported)
         assert await sweeper.sweep_stuck() == 0
     assert await broker.batches() == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import aiohttp
@@ -19,6 +21,7 @@ import pytest
 from boost_streams.embedded.broker import EmbeddedBroker
 from db.pool import Database
 from tests.support.projects import TestProject, make_project
+from tests.support.proxy import fault_proxy
 from tests.support.waiting import eventually
 from tests.support.workers import ROOT, WorkerProcess
 
@@ -336,3 +339,68 @@ def test_wrong_settings_end_a_worker_with_code_2_and_no_traceback() -> None:
         assert "hunter2" not in ended.stderr
         for variable in ("DATABASE_URL", "KAFKA_BROKER", "PORT", "REDIS_URL"):
             assert variable in ended.stderr
+
+
+async def test_sigterm_while_postgresql_is_frozen(
+    broker: EmbeddedBroker, database_url: str, project: TestProject
+) -> None:
+    """Nothing can be settled, released or said good-bye to: the worker ends all the same, and says nothing false."""
+    parts = urlsplit(database_url)
+    async with fault_proxy(parts.hostname or "", parts.port or 0) as proxy:
+        through = parts._replace(netloc=f"postgres@127.0.0.1:{proxy.port}").geturl()
+        worker = WorkerProcess(environment_of(broker, through))
+        worker.start()
+        try:
+            await worker.ready()
+            proxy.freeze()
+            async with aiohttp.ClientSession(headers=project.headers) as client:
+                body = {"eventType": "x", "payload": {}}
+                sending = asyncio.create_task(client.post(f"{worker.url}/events", json=body))
+                await asyncio.wait({sending}, timeout=0.2)  # it is under way, and cannot be answered
+                took = await worker.terminate(deadline=12)
+                with contextlib.suppress(aiohttp.ClientError):
+                    assert (await sending).status == 503
+            assert took < 10
+        finally:
+            proxy.thaw()
+            worker.stop()
+
+
+async def test_postgresql_away_is_answered_503_soon_and_all_goes_on_by_itself(
+    broker: EmbeddedBroker, database_url: str, database: Database, project: TestProject
+) -> None:
+    parts = urlsplit(database_url)
+    async with fault_proxy(parts.hostname or "", parts.port or 0) as proxy:
+        through = parts._replace(netloc=f"postgres@127.0.0.1:{proxy.port}").geturl()
+        worker = WorkerProcess(environment_of(broker, through))
+        worker.start()
+        try:
+            await worker.ready()
+            async with aiohttp.ClientSession(headers=project.headers) as client:
+
+                async def send() -> aiohttp.ClientResponse:
+                    return await client.post(f"{worker.url}/events", json={"eventType": "x", "payload": {}})
+
+                assert (await send()).status == 202
+                proxy.refuse()
+                proxy.cut()
+
+                async def refused() -> bool:
+                    response = await send()
+                    return response.status == 503 and int(response.headers["Retry-After"]) >= 1
+
+                await eventually(refused, deadline=10)
+                proxy.refuse(False)
+
+                async def accepted() -> bool:
+                    return (await send()).status == 202
+
+                await eventually(accepted, deadline=10)
+
+            async def settled() -> bool:
+                async with database.across_projects() as connection:
+                    return await connection.fetchval("SELECT count(*) FROM events WHERE status = 'pending'") == 0
+
+            await eventually(settled, deadline=20)
+        finally:
+            worker.stop()
