@@ -36,6 +36,8 @@ class ConsumerProgress:
 
     def __init__(self) -> None:
         self._partitions: dict[tuple[str, int], _Partition] = {}
+        #: Set when the worker stops: nothing more is taken, what is in hand is finished.
+        self.closed = False
 
     def _of(self, topic: str, partition: int) -> _Partition:
         return self._partitions.setdefault((topic, partition), _Partition())

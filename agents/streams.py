@@ -69,6 +69,8 @@ def _taken(item: Taken | BaseException) -> Taken:
 async def _read(stream: Any, inbox: asyncio.Queue[Taken | BaseException], progress: ConsumerProgress) -> None:
     try:
         async for event in stream.events():
+            if progress.closed:
+                await asyncio.Event().wait()  # until cancelled: this message is not acknowledged and comes again
             taken = Taken(stream, event)
             published_at = None if isinstance(taken.value, Malformed) else taken.value.published_at
             progress.took(taken.topic, taken.partition, taken.offset, published_at)

@@ -160,6 +160,8 @@ class BoostApp(faust.App):
     async def on_stop(self) -> None:
         """Drain before Faust stops anything."""
         await _run(self.before_stop)
+        # What is in hand is done; Faust would wait for messages that nobody takes any more.
+        self.conf.stream_wait_empty = False
         await super().on_stop()
 
     async def on_shutdown(self) -> None:

@@ -210,6 +210,7 @@ class Worker:
     async def drain(self) -> None:
         """Stop listening, answer what is in flight, commit and publish it, let agents finish what is in hand."""
         self.started_draining = True
+        self.progress.closed = True
         _watchdog()
         _log.info("draining", action="drain", worker_id=str(self.ledger.worker_id))
         deadline = time.monotonic() + DRAIN_SECONDS
