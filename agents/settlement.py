@@ -11,7 +11,7 @@ import datetime as dt
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from uuid import UUID
@@ -131,11 +131,11 @@ class Settlement:
         moves = [move_of(settled, self._jitter) for settled in batch]
         statuses = {move.event_id: move.status for move in moves}
         async with self._database.across_projects() as connection, connection.transaction():
-            moved_ids = await move_events_across_projects(connection, moves)
-            moved = _once_each(settled for settled in batch if settled.event.id in moved_ids)
+            result = await move_events_across_projects(connection, moves)
+            moved = _once_each(settled for settled in batch if settled.event.id in result.ids)
             terminal = [settled for settled in moved if statuses[settled.event.id] != "pending"]
             await see_across_projects(connection, sightings_of(terminal))
-            await add_across_projects(connection, additions_of(terminal))
+            await add_across_projects(connection, additions_of(terminal, result.were_failed))
         SETTLE_SECONDS.observe(time.perf_counter() - started)
         EVENTS_REDELIVERED.labels(family=family).inc(len(batch) - len(moved))
         for status in ("processed", "failed", "pending"):
@@ -154,8 +154,11 @@ def _once_each(batch: object) -> list[Settled]:
     return list({settled.event.id: settled for settled in batch}.values())  # type: ignore[attr-defined]
 
 
-def additions_of(batch: Sequence[Settled]) -> dict[RollupKey, tuple[int, Decimal]]:
-    """Add up the counters of a batch: what its handlers said, and the per-hour totals by type and status."""
+def additions_of(batch: Sequence[Settled], were_failed: Collection[UUID] = ()) -> dict[RollupKey, tuple[int, Decimal]]:
+    """Add up the counters of a batch: what its handlers said, and the per-hour totals by type and status.
+
+    An event in `were_failed` was counted as failed before it was retried: that is taken back.
+    """
     totals: dict[RollupKey, tuple[int, Decimal]] = {}
 
     def add(key: RollupKey, count: int, amount: Decimal) -> None:
@@ -167,6 +170,8 @@ def additions_of(batch: Sequence[Settled]) -> dict[RollupKey, tuple[int, Decimal
         status = "processed" if isinstance(outcome, Processed) else "failed"
         hour = bucket_start(event.occurred_at, "hour")
         add(RollupKey(event.project_id, _PER_HOUR, hour, (event.event_type, status)), 1, Decimal(0))
+        if event.id in were_failed:
+            add(RollupKey(event.project_id, _PER_HOUR, hour, (event.event_type, "failed")), -1, Decimal(0))
         for effect in outcome.effects if isinstance(outcome, Processed) else ():
             if isinstance(effect, Count):
                 start = bucket_start(event.occurred_at, effect.bucket)

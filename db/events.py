@@ -53,8 +53,8 @@ WITH again AS (
     WHERE e.project_id = $1 AND e.id = $2 AND e.status = 'failed'
     RETURNING e.project_id, e.id, e.attempt
 )
-INSERT INTO event_retries (project_id, event_id, attempt, reason, due_at)
-SELECT a.project_id, a.id, a.attempt, 'asked for', now() FROM again a
+INSERT INTO event_retries (project_id, event_id, attempt, was_failed, reason, due_at)
+SELECT a.project_id, a.id, a.attempt, true, 'asked for', now() FROM again a
 RETURNING attempt
 """
 _STATUS = "SELECT e.status FROM events e WHERE e.project_id = $1 AND e.id = $2"

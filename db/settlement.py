@@ -9,7 +9,7 @@ import datetime as dt
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from boost_streams.event_id import batch_of, day_of
@@ -48,6 +48,7 @@ WITH locked AS (
     ORDER BY r.project_id, r.event_id FOR UPDATE OF r
 )
 DELETE FROM event_retries r USING locked l WHERE r.project_id = l.project_id AND r.event_id = l.event_id
+RETURNING r.event_id, r.was_failed
 """
 _ADD_RETRIES = """
 INSERT INTO event_retries AS r (project_id, event_id, attempt, reason, due_at)
@@ -74,13 +75,19 @@ class Move:
     reason: str | None = None
 
 
-async def move_events_across_projects(connection: Connection, moves: Iterable[Move]) -> set[UUID]:
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The ids of the events that moved, and which of them had been counted as failed before somebody retried them."""
+
+    ids: frozenset[UUID]
+    were_failed: frozenset[UUID]
+
+
+async def move_events_across_projects(connection: Connection, moves: Iterable[Move]) -> Moved:
     """Move events that are still pending at the attempt named; the others were moved before and stay.
 
     Runs inside the caller's transaction: effects are written there, for the moved ones only.
 
-    Returns:
-        The ids of the events that moved.
     """
     ordered = sorted({(m.project_id, m.event_id): m for m in moves}.values(), key=lambda m: (m.project_id, m.event_id))
     by_day: dict[dt.date, list[Move]] = defaultdict(list)
@@ -89,8 +96,8 @@ async def move_events_across_projects(connection: Connection, moves: Iterable[Mo
     moved: set[UUID] = set()
     for _, of_day in sorted(by_day.items()):
         moved |= await _move_within_a_day(connection, of_day)
-    await _give_up_ownership(connection, [move for move in ordered if move.event_id in moved])
-    return moved
+    were_failed = await _give_up_ownership(connection, [move for move in ordered if move.event_id in moved])
+    return Moved(frozenset(moved), frozenset(were_failed))
 
 
 async def _move_within_a_day(connection: Connection, moves: Sequence[Move]) -> set[UUID]:
@@ -110,15 +117,20 @@ async def _move_within_a_day(connection: Connection, moves: Sequence[Move]) -> s
     return {row["id"] for row in rows}
 
 
-async def _give_up_ownership(connection: Connection, moved: Sequence[Move]) -> None:
-    """Take moved events off their batch (attempt 0) or off the retries, and put new retries in."""
+async def _give_up_ownership(connection: Connection, moved: Sequence[Move]) -> list[UUID]:
+    """Take moved events off their batch (attempt 0) or off the retries, and put new retries in.
+
+    Returns:
+        The ids of the events taken off the retries that had failed before.
+    """
+    dropped: list[Any] = []
     counts = Counter(batch_of(move.event_id) for move in moved if move.attempt == 0)
     if counts:
         batch_ids = sorted(counts)
         await connection.execute(_TAKE_OFF_BATCHES, batch_ids, [counts[batch_id] for batch_id in batch_ids])
     retried = [move for move in moved if move.attempt > 0 and move.status != "pending"]
     if retried:
-        await connection.execute(
+        dropped = await connection.fetch(
             _DROP_RETRIES,
             [move.project_id for move in retried],
             [move.event_id for move in retried],
@@ -134,3 +146,4 @@ async def _give_up_ownership(connection: Connection, moved: Sequence[Move]) -> N
             [move.reason for move in again],
             [move.retry_after for move in again],
         )
+    return [row["event_id"] for row in dropped if row["was_failed"]]

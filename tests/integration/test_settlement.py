@@ -17,6 +17,7 @@ from boost_streams.events import Event
 from boost_streams.outcomes import Count, Processed, TryAgain, failed, processed
 from boost_streams.records import EventRecord
 from db.batches import record_of_row
+from db.events import retry_event
 from db.pool import Database
 from tests.support.projects import make_project
 from tests.support.stored_events import store
@@ -240,3 +241,19 @@ async def test_an_effect_that_cannot_be_written_fails_its_own_event(
     rows = await fetch(database, "SELECT status, error FROM events ORDER BY id")
     assert [row["status"] for row in rows] == ["processed", "processed", "failed", "processed", "processed"]
     assert msgspec.json.decode(rows[2]["error"])["code"] == "handler_answer"
+
+
+@pytest.mark.parametrize("second", ["failed", "processed"])
+async def test_an_event_that_failed_and_was_retried_counts_once(
+    database: Database, settlement: Settlement, second: str
+) -> None:
+    project = await make_project(database)
+    (event,) = await events_of(database, await store(database, project.id, "foo"))
+    await settlement.settle("default", [Settled(event, failed("bad", None, "no"))])
+    async with database.for_project(project.id) as connection:
+        await retry_event(connection, project.id, event.id)
+    (again,) = await events_of(database, [event.id])
+    outcome = failed("bad", None, "no") if second == "failed" else processed()
+    assert len(await settlement.settle("default", [Settled(again, outcome)])) == 1
+    counts = await fetch(database, "SELECT dimensions, count FROM rollups WHERE metric = 'events_per_hour'")
+    assert {row["dimensions"][1]: row["count"] for row in counts if row["count"]} == {second: 1}

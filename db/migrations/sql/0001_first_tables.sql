@@ -115,11 +115,13 @@ CREATE TABLE event_batches (
 CREATE INDEX event_batches_due ON event_batches (due_at);
 CREATE INDEX event_batches_unpublished ON event_batches (due_at) WHERE last_published_at IS NULL;
 
--- Events that are to be handed over again, each once per attempt.
+-- Events that are to be handed over again, each once per attempt. was_failed: it had failed, and was counted so,
+-- before somebody asked for another try; settling it takes that count back.
 CREATE TABLE event_retries (
     project_id         uuid NOT NULL REFERENCES projects ON DELETE CASCADE,
     event_id           uuid NOT NULL,
     attempt            integer NOT NULL,
+    was_failed         boolean NOT NULL DEFAULT false,
     worker_id          uuid,
     seq                bigint,
     reason             text,
