@@ -9,7 +9,7 @@ from typing import Any
 from agents.dead_letters import DeadLetters
 from agents.progress import ConsumerProgress
 from agents.registry import Registry
-from agents.streams import Taken, ready_batches
+from agents.streams import acknowledge, ready_batches
 from boost_streams.errors import BrokerAway
 from boost_streams.logs import get_logger
 from boost_streams.publishing import Publisher
@@ -77,10 +77,3 @@ class Dispatcher:
                 _log.warning("not forwarded yet", action="dispatch_wait", count=len(pending))
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
-
-
-async def acknowledge(taken: list[Taken], progress: ConsumerProgress) -> None:
-    """Acknowledge messages in the order in which they were taken."""
-    for message in taken:
-        await message.acknowledge()
-        progress.acknowledged(message.topic, message.partition, message.offset)

@@ -12,11 +12,10 @@ from uuid import UUID
 import msgspec
 
 from agents.dead_letters import DeadLetters
-from agents.dispatcher import acknowledge
 from agents.progress import ConsumerProgress
 from agents.registry import Handler, Registry
 from agents.settlement import Settled, Settlement, deltas_of
-from agents.streams import Taken, ready_batches
+from agents.streams import Taken, acknowledge, ready_batches
 from boost_streams.errors import BrokerAway
 from boost_streams.events import Event
 from boost_streams.logs import frames_of, get_logger

@@ -81,6 +81,13 @@ async def _read(stream: Any, inbox: asyncio.Queue[Taken | BaseException], progre
         await inbox.put(error)
 
 
+async def acknowledge(taken: list[Taken], progress: ConsumerProgress) -> None:
+    """Acknowledge messages in the order in which they were taken."""
+    for message in taken:
+        await message.acknowledge()
+        progress.acknowledged(message.topic, message.partition, message.offset)
+
+
 async def run_agent(name: str, body: Awaitable[None]) -> None:
     """Run an agent's body, which must never end: if it does, the process leaves without acknowledging.
 
