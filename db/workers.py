@@ -95,9 +95,9 @@ async def bury_dead_workers_across_projects(connection: Connection) -> dict[UUID
 async def leave_across_projects(connection: Connection, worker_id: UUID, published_seq: int) -> None:
     """Take a worker that stops off the list, releasing what it could not account for."""
     async with connection.transaction():
+        await connection.execute(_FORGET, worker_id)
         await connection.execute(_RELEASE_BATCHES_OF_WORKER, worker_id, published_seq)
         await connection.execute(_RELEASE_RETRIES_OF_WORKER, worker_id, published_seq)
-        await connection.execute(_FORGET, worker_id)
 
 
 async def record_progress_across_projects(

@@ -1,4 +1,4 @@
-"""The sweeper publishes what is stuck and only that, once, however many sweep."""
+"""The sweeper publishes what is stuck and only that, once, however many sweep; on both brokers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from db.workers import (
     heartbeat_across_projects,
     record_progress_across_projects,
 )
-from tests.support.broker import TestBroker, running_broker
+from tests.support.broker import TestBroker, running_broker, topic_on_kafka
 from tests.support.projects import make_project
 from tests.support.stored_events import WORKER, store
 from tests.support.waiting import eventually
@@ -36,9 +36,16 @@ HOPS = Hops("raw-events", ("events.default", "events.user"), 2)
 ALL = [(topic, partition) for topic in (HOPS.first, *HOPS.second) for partition in range(HOPS.partitions)]
 
 
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def kafka_bootstrap(request: pytest.FixtureRequest) -> str | None:
+    """What holds on the in-process broker holds on Kafka: None for the former."""
+    return request.getfixturevalue("kafka").bootstrap if request.param == "kafka" else None
+
+
 @pytest.fixture
-async def broker() -> AsyncIterator[TestBroker]:
-    async with running_broker() as broker:
+async def broker(kafka_bootstrap: str | None) -> AsyncIterator[TestBroker]:
+    running = running_broker() if kafka_bootstrap is None else topic_on_kafka(kafka_bootstrap)
+    async with running as broker:
         yield broker
 
 

@@ -1,4 +1,4 @@
-"""A whole worker, on the in-process broker: what a client sees of it."""
+"""A whole worker, on the in-process broker and on Kafka: what a client sees of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -26,16 +27,29 @@ from tests.support.waiting import eventually
 from tests.support.workers import ROOT, WorkerProcess
 
 
-@pytest.fixture
-async def broker() -> AsyncIterator[EmbeddedBroker]:
-    broker = EmbeddedBroker()
-    await asyncio.to_thread(broker.start)
-    yield broker
-    broker.stop()
+@dataclass(frozen=True)
+class Broker:
+    """A broker and the settings that a worker needs for it."""
+
+    bootstrap: str
+    settings: dict[str, str]
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    """What holds on the in-process broker holds on Kafka."""
+    if request.param == "kafka":
+        prefix = f"t{uuid4().hex[:8]}-"
+        yield Broker(request.getfixturevalue("kafka").bootstrap, {"KAFKA_TOPIC_PREFIX": prefix})
+        return
+    embedded = EmbeddedBroker()
+    embedded.start()
+    yield Broker(embedded.bootstrap, {"BOOST_EMBEDDED_BROKER": "true"})
+    embedded.stop()
 
 
 @pytest.fixture
-async def worker(broker: EmbeddedBroker, database_url: str) -> AsyncIterator[WorkerProcess]:
+async def worker(broker: Broker, database_url: str) -> AsyncIterator[WorkerProcess]:
     worker = WorkerProcess(environment_of(broker, database_url))
     worker.start()
     await worker.ready()
@@ -49,13 +63,13 @@ async def client(project: TestProject) -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-def environment_of(broker: EmbeddedBroker, database_url: str, **changes: str) -> dict[str, str]:
+def environment_of(broker: Broker, database_url: str, **changes: str) -> dict[str, str]:
     return {
         "NODE_ENV": "test",
         "DATABASE_URL": database_url,
         "KAFKA_BROKER": broker.bootstrap,
         "REDIS_URL": "",
-        "BOOST_EMBEDDED_BROKER": "true",
+        **broker.settings,
         "LOG_FORMAT": "json",
         "SWEEP_STUCK_AFTER_SECONDS": "5",
         "SWEEP_INTERVAL_SECONDS": "1",
@@ -245,7 +259,7 @@ async def test_sigterm_while_a_client_sends_half_a_body(worker: WorkerProcess, p
 
 
 async def test_a_worker_on_a_database_without_tables_stays_up_and_says_why(
-    broker: EmbeddedBroker, empty_database_url: str
+    broker: Broker, empty_database_url: str
 ) -> None:
     worker = WorkerProcess(environment_of(broker, empty_database_url, SWEEP_INTERVAL_SECONDS="0.5"))
     worker.start()
@@ -267,9 +281,7 @@ async def test_a_worker_on_a_database_without_tables_stays_up_and_says_why(
         worker.stop()
 
 
-async def test_a_web_only_worker_needs_no_partitions(
-    broker: EmbeddedBroker, database_url: str, project: TestProject
-) -> None:
+async def test_a_web_only_worker_needs_no_partitions(broker: Broker, database_url: str, project: TestProject) -> None:
     worker = WorkerProcess(environment_of(broker, database_url, BOOST_ROLES="web"))
     worker.start()
     try:
@@ -283,7 +295,7 @@ async def test_a_web_only_worker_needs_no_partitions(
 
 
 async def test_a_worker_started_without_a_broker_takes_events(
-    broker: EmbeddedBroker, database_url: str, database: Database, project: TestProject
+    broker: Broker, database_url: str, database: Database, project: TestProject
 ) -> None:
     worker = WorkerProcess(environment_of(broker, database_url, KAFKA_BROKER="127.0.0.1:1"))
     worker.start()
@@ -341,9 +353,7 @@ def test_wrong_settings_end_a_worker_with_code_2_and_no_traceback() -> None:
             assert variable in ended.stderr
 
 
-async def test_sigterm_while_postgresql_is_frozen(
-    broker: EmbeddedBroker, database_url: str, project: TestProject
-) -> None:
+async def test_sigterm_while_postgresql_is_frozen(broker: Broker, database_url: str, project: TestProject) -> None:
     """Nothing can be settled, released or said good-bye to: the worker ends all the same, and says nothing false."""
     parts = urlsplit(database_url)
     async with fault_proxy(parts.hostname or "", parts.port or 0) as proxy:
@@ -367,7 +377,7 @@ async def test_sigterm_while_postgresql_is_frozen(
 
 
 async def test_postgresql_away_is_answered_503_soon_and_all_goes_on_by_itself(
-    broker: EmbeddedBroker, database_url: str, database: Database, project: TestProject
+    broker: Broker, database_url: str, database: Database, project: TestProject
 ) -> None:
     parts = urlsplit(database_url)
     async with fault_proxy(parts.hostname or "", parts.port or 0) as proxy:

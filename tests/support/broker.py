@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from boost_streams.embedded.broker import EmbeddedBroker
 from boost_streams.publishing import BrokerState, Publisher
@@ -74,6 +76,23 @@ class TestBroker:
 async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
     await consumer._client.add_topic(topic)
     return consumer.partitions_for_topic(topic) or set()
+
+
+@contextlib.asynccontextmanager
+async def topic_on_kafka(bootstrap: str) -> AsyncIterator[TestBroker]:
+    """Make a topic of its own on a real Kafka."""
+    topic = f"t{uuid.uuid4().hex[:8]}-raw-events"
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(topic, 4, 1)])
+    finally:
+        await admin.close()
+    broker = TestBroker(bootstrap, topic)
+    try:
+        yield broker
+    finally:
+        await broker.close()
 
 
 @contextlib.asynccontextmanager
