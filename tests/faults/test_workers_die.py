@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from uuid import uuid4
 
 import pytest
@@ -26,6 +26,17 @@ EVENTS = 20_000
 SECONDS = 95
 KILLS = 40 if os.environ.get("BOOST_FAULTS") == "long" else 6
 SEED = int(os.environ.get("BOOST_SEED", "0")) or random.randrange(1, 1_000_000)
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Print figures whether or not pytest captures what tests print."""
+
+    def printed(text: str) -> None:
+        with capsys.disabled():
+            print(f"\n{text}")
+
+    return printed
 
 
 @pytest.fixture
@@ -83,10 +94,10 @@ class Killer:
 
 
 async def test_20_000_events_while_workers_die(
-    database: Database, project: TestProject, workers: list[WorkerProcess]
+    database: Database, project: TestProject, workers: list[WorkerProcess], say: Callable[[str], None]
 ) -> None:
     chance = random.Random(SEED)
-    print(f"\nseed {SEED}")
+    say(f"seed {SEED}")
     client = Client(workers, project.key)
     killer = Killer(workers, chance)
     started = time.monotonic()
@@ -117,7 +128,7 @@ async def test_20_000_events_while_workers_die(
         [await worker.metric("boost_events_redelivered_total") for worker in workers]
     )
     await client.close()
-    print(
+    say(
         f"{len(client.accepted)} events in {sent:.0f} s, {killer.kills} SIGKILL, {killer.terms} SIGTERM "
         f"(slowest {killer.slowest_term:.1f} s); settled {recovery:.1f} s after the last start; "
         f"{redelivered:.0f} redelivered; slowest answer {client.slowest:.1f} s; answers {client.statuses}"
@@ -135,7 +146,11 @@ def own_kafka() -> Iterator[LocalKafka]:
 
 
 async def test_1_000_events_while_kafka_is_stopped(
-    database: Database, project: TestProject, environment: dict[str, str], own_kafka: LocalKafka
+    database: Database,
+    project: TestProject,
+    environment: dict[str, str],
+    own_kafka: LocalKafka,
+    say: Callable[[str], None],
 ) -> None:
     worker = WorkerProcess({**environment, "KAFKA_BROKER": own_kafka.bootstrap})
     client = Client([worker], project.key)
@@ -156,8 +171,8 @@ async def test_1_000_events_while_kafka_is_stopped(
             return await oracle.unsettled(database) == 0
 
         await eventually(settled, deadline=60, what="everything settled")
-        print(
-            f"\n1000 events answered in {answered:.1f} s without a broker (slowest {client.slowest:.2f} s); "
+        say(
+            f"1000 events answered in {answered:.1f} s without a broker (slowest {client.slowest:.2f} s); "
             f"settled {time.monotonic() - back:.1f} s after its return"
         )
         await oracle.check(database, client.accepted)
@@ -167,7 +182,11 @@ async def test_1_000_events_while_kafka_is_stopped(
 
 
 async def test_a_killed_workers_unpublished_batches_go_out_within_15_seconds(
-    database: Database, project: TestProject, environment: dict[str, str], own_kafka: LocalKafka
+    database: Database,
+    project: TestProject,
+    environment: dict[str, str],
+    own_kafka: LocalKafka,
+    say: Callable[[str], None],
 ) -> None:
     """The worker that took them is killed while the broker is away; another publishes them when it is back."""
     settings = {**environment, "KAFKA_BROKER": own_kafka.bootstrap}
@@ -192,7 +211,7 @@ async def test_a_killed_workers_unpublished_batches_go_out_within_15_seconds(
             return bool(count == 0)
 
         await eventually(published, deadline=25, what="published by the other worker")
-        print(f"\npublished {time.monotonic() - killed:.1f} s after the kill and the broker's return")
+        say(f"published {time.monotonic() - killed:.1f} s after the kill and the broker's return")
         assert time.monotonic() - killed < 15
 
         async def settled() -> bool:
