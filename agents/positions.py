@@ -37,6 +37,7 @@ class ConsumerPositions:
             return None
         assignment = [tp for tp in app.consumer.assignment() if tp.topic in self._topics]
         self._progress.keep_only({(tp.topic, tp.partition) for tp in assignment})
+        known = {tp: self._progress.frontier(tp.topic, tp.partition) for tp in assignment}
         async with asyncio.timeout(_OFFSETS_SECONDS):
             beginnings = await app.consumer.earliest_offsets(*assignment)
             ends = await app.consumer.highwaters(*assignment)
@@ -46,7 +47,7 @@ class ConsumerPositions:
         for tp in assignment:
             committed = app.consumer._committed_offset.get(tp)
             dropped = self._progress.observe(
-                tp.topic, tp.partition, committed=committed, beginning=beginnings[tp], end=ends[tp]
+                tp.topic, tp.partition, committed=committed, beginning=beginnings[tp], end=ends[tp], known=known[tp]
             )
             if dropped is not None:
                 _log.warning("reading again", action="seek", topic=tp.topic, partition=tp.partition, offset=dropped)

@@ -11,6 +11,9 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass, field
 
+#: A message that was not handed on is read again when it was missing at so many observations in a row.
+OBSERVATIONS_BEFORE_SEEK = 3
+
 _LONG_AGO = dt.datetime.fromtimestamp(0, dt.UTC)
 
 
@@ -20,7 +23,8 @@ class _Partition:
     acknowledged: set[int] = field(default_factory=set)
     in_hand: dict[int, dt.datetime | None] = field(default_factory=dict)
     last_passed: dt.datetime | None = None
-    hole: int | None = None
+    waited_at: int | None = None
+    waited: int = 0
 
     def advance(self, at_least: int = 0) -> None:
         if at_least > self.frontier:
@@ -72,7 +76,13 @@ class ConsumerProgress:
         """How many messages are taken and not acknowledged."""
         return sum(len(state.in_hand) for state in self._partitions.values())
 
-    def observe(self, topic: str, partition: int, *, committed: int | None, beginning: int, end: int) -> int | None:
+    def frontier(self, topic: str, partition: int) -> int:
+        """Return the offset below which every message was acknowledged, as far as this worker knows."""
+        return self._of(topic, partition).frontier
+
+    def observe(
+        self, topic: str, partition: int, *, committed: int | None, beginning: int, end: int, known: int = 0
+    ) -> int | None:
         """Take in where the broker stands; return the offset to read again when a message was dropped.
 
         Args:
@@ -81,16 +91,22 @@ class ConsumerProgress:
             committed: The consumer group's committed offset, if any.
             beginning: The first offset the broker still has.
             end: The offset after its last one.
+            known: The frontier as it stood before the broker was asked: it goes on while the answer travels.
         """
         state = self._of(topic, partition)
-        if end < state.frontier:
+        if end < known:
             # The topic was made anew, empty: what was known of the old one says nothing of this one.
             self._partitions[topic, partition] = _Partition(frontier=beginning)
             return None
         state.advance(max(beginning, committed or 0))
-        dropped = bool(state.acknowledged) and state.frontier not in state.in_hand
-        seen_before, state.hole = state.hole, state.frontier if dropped else None
-        return state.frontier if dropped and seen_before == state.frontier else None
+        if state.frontier >= end or state.frontier in state.in_hand or state.waited_at != state.frontier:
+            state.waited_at, state.waited = state.frontier, 0
+            return None
+        state.waited += 1
+        if state.waited < OBSERVATIONS_BEFORE_SEEK:
+            return None
+        state.waited = 0
+        return state.frontier
 
     def position(self, topic: str, partition: int, *, end: int) -> dt.datetime | None:
         """Return the publish time of the oldest message not dealt with; None says "caught up with `end`"."""

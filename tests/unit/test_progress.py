@@ -66,8 +66,8 @@ def test_nothing_is_committed_over_a_message_that_was_dropped() -> None:
     assert progress.committable("raw", 0, None) == 2
     assert progress.committable("raw", 0, 2) is None
     assert progress.position("raw", 0, end=5) == LONG_AGO
-    assert progress.observe("raw", 0, committed=2, beginning=0, end=5) is None
-    assert progress.observe("raw", 0, committed=2, beginning=0, end=5) == 2
+    seen = [progress.observe("raw", 0, committed=2, beginning=0, end=5) for _ in range(4)]
+    assert seen == [None, None, None, 2]
     progress.took("raw", 0, 2, at(2))
     assert progress.observe("raw", 0, committed=2, beginning=0, end=5) is None
     progress.acknowledged("raw", 0, 2)
@@ -85,10 +85,29 @@ def test_a_message_out_of_order_is_no_hole_while_the_first_is_in_hand() -> None:
     assert progress.committable("raw", 0, None) is None
 
 
+def test_the_last_message_of_a_partition_that_was_dropped_is_read_again() -> None:
+    """Nothing comes after it, so nothing but its absence tells."""
+    progress = ConsumerProgress()
+    for offset in (0, 1):
+        progress.took("raw", 0, offset, at(offset))
+        progress.acknowledged("raw", 0, offset)
+    seen = [progress.observe("raw", 0, committed=2, beginning=0, end=3) for _ in range(4)]
+    assert seen == [None, None, None, 2]
+
+
+def test_a_frontier_that_went_on_while_the_broker_answered_is_no_new_topic() -> None:
+    progress = ConsumerProgress()
+    for offset in range(5):
+        progress.took("raw", 0, offset, at(offset))
+        progress.acknowledged("raw", 0, offset)
+    progress.observe("raw", 0, committed=None, beginning=0, end=3, known=2)
+    assert progress.committable("raw", 0, None) == 5
+
+
 def test_a_topic_made_anew_starts_again() -> None:
     progress = ConsumerProgress()
     progress.observe("raw", 0, committed=500, beginning=0, end=500)
-    progress.observe("raw", 0, committed=500, beginning=0, end=1)
+    progress.observe("raw", 0, committed=None, beginning=0, end=1, known=progress.frontier("raw", 0))
     assert progress.position("raw", 0, end=1) == LONG_AGO
 
 
