@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import faust
+from aiohttp.web import AppRunner
 from faust.app.base import BootStrategy
 from mode import Service, ServiceT
 
@@ -149,6 +150,11 @@ class BoostApp(faust.App):
     def http(self) -> Any:
         """The aiohttp application behind Faust's web server."""
         return self.web.web_app  # type: ignore[attr-defined]
+
+    def leave_bodies_encoded(self) -> None:
+        """Hand bodies over as they were sent: `web/body.py` decodes them, within its limits. Before the start."""
+        web: Any = self.web
+        web._runner = AppRunner(web.web_app, access_log=None, auto_decompress=False)
 
     async def stop_listening(self) -> None:
         """Close the listening socket; connections that are open go on."""

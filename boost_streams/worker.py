@@ -85,6 +85,7 @@ class Worker:
         self.app = create_app(settings, {"client_max_size": settings.max_body_bytes, "middlewares": MIDDLEWARES})
         self.app.producer_only = not self.consumes
         self.app.conf.web_enabled = True
+        self.app.leave_bodies_encoded()
         self.database = Database(settings.database_url)
         self.redis = Redis(settings.redis_url)
         self.ledger = Ledger(

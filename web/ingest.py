@@ -29,8 +29,12 @@ async def accept_event(request: web.Request) -> web.Response:
         content_type = request.content_type
         if content_type not in JSON_TYPES and not content_type.endswith("+json"):
             raise UnsupportedMediaType(f"send application/json, not {content_type}")
-        body = await read_bytes(request)
-        event = read_event(body, identity.project_id, services.settings.max_event_bytes)
+        lease = services.intake.budget.lease()
+        try:
+            body = await read_bytes(request, services.settings.max_body_bytes, lease)
+            event = read_event(body, identity.project_id, services.settings.max_event_bytes)
+        finally:
+            lease.release()
         (answer,) = await services.intake.submit([event])
         if not isinstance(answer, Accepted):
             raise answer

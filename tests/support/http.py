@@ -40,6 +40,13 @@ class QuietProbe:
         return self.stopping
 
 
+async def undecoding_server(app: web.Application) -> TestServer:
+    """Serve an application that is handed bodies as they were sent, as a worker's is."""
+    server = TestServer(app)
+    await server.start_server(auto_decompress=False)
+    return server
+
+
 @contextlib.asynccontextmanager
 async def web_client(
     settings: Settings,
@@ -66,7 +73,7 @@ async def web_client(
         app.router.add_route(method, path, handler)
     await authenticator.start()
     try:
-        async with TestClient(TestServer(app)) as client:
+        async with TestClient(await undecoding_server(app)) as client:
             yield client
     finally:
         await authenticator.stop()
