@@ -144,6 +144,7 @@ class Worker:
             intake=self.intake,
             health=Health(self.settings, self.database, self),
             live=TableLiveCounts(self.app, table, self.database, partitions_of(self.settings)),
+            now=_now,
         )
         self.app.http.on_startup.append(self._start_web)
         register(self.app, everything=ingests)

@@ -21,7 +21,7 @@ MOST_MEMBERS = 100
 #: its limit by this.
 PIECE_BYTES = 64 * 1024
 #: The largest window of zstd, as a power of two: what RFC 9659 allows in a Content-Encoding, 8 MiB.
-_ZSTD_OPTIONS = {DecompressionParameter.window_log_max: 23}
+_ZSTD_OPTIONS: Mapping[int, int] = {DecompressionParameter.window_log_max: 23}
 
 _BROKEN = (zlib.error, brotli.error, ZstdError, EOFError)
 

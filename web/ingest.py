@@ -9,6 +9,7 @@ from boost_streams.metrics import EVENTS_REFUSED
 from web.auth import require
 from web.body import read_bytes
 from web.formats.boost_json import read_event
+from web.formats.client_clock import ClientClock
 from web.intake import Accepted
 from web.services import json_response, services_of
 
@@ -32,7 +33,9 @@ async def accept_event(request: web.Request) -> web.Response:
         lease = services.intake.budget.lease()
         try:
             body = await read_bytes(request, services.settings.max_body_bytes, lease)
-            event = read_event(body, identity.project_id, services.settings.max_event_bytes)
+            event = read_event(
+                body, identity.project_id, ClientClock(services.now()), services.settings.max_event_bytes
+            )
         finally:
             lease.release()
         (answer,) = await services.intake.submit([event])

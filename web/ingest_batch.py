@@ -65,7 +65,7 @@ async def _read(request: web.Request) -> list[Read]:
     if not lines and content_type not in JSON_TYPES and not content_type.endswith("+json"):
         raise UnsupportedMediaType(f"send application/json or application/x-ndjson, not {content_type}")
     settings = services.settings
-    terms = BatchTerms(identity.project_id, settings.max_event_bytes, settings.max_batch_events)
+    terms = BatchTerms(identity.project_id, services.now(), settings.max_event_bytes, settings.max_batch_events)
     lease = services.intake.budget.lease()
     try:
         body = await read_bytes(request, settings.max_body_bytes, lease)

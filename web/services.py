@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ class WebServices:
     intake: Intake
     health: Health
     live: LiveCounts
+    now: Callable[[], dt.datetime]
 
 
 SERVICES: web.AppKey[WebServices] = web.AppKey("boost_services", WebServices)

@@ -152,7 +152,8 @@ async def connect(client: Client) -> tuple[asyncio.StreamReader, asyncio.StreamW
 
 
 def head(project: TestProject, length: int) -> bytes:
-    return f"POST /events/batch HTTP/1.1\r\nhost: x\r\nx-api-key: {project.key}\r\ncontent-length: {length}\r\n\r\n".encode()
+    lines = ("POST /events/batch HTTP/1.1", "host: x", f"x-api-key: {project.key}", f"content-length: {length}", "", "")
+    return "\r\n".join(lines).encode()
 
 
 async def test_silent_clients_hold_nothing_however_much_they_promise(

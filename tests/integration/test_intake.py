@@ -184,3 +184,26 @@ async def test_the_release_loop_survives_any_error(database: Database, monkeypat
     await intake.submit([NewEvent(project.id, "x", b"{}")])
     await eventually(lambda: calls >= 2 and intake._ledger.open_count == 0, deadline=10)
     await intake.stop()
+
+
+async def test_a_commit_that_waited_for_a_swap_uses_the_new_generation(database: Database, intake: Intake) -> None:
+    """Its key must not go into the generation that the swap has just closed."""
+    project = await make_project(database)
+    event = NewEvent(project.id, "x", b"{}", message_id="m-1")
+    await rows(database, "UPDATE event_key_generation SET created_at = now() - interval '8 days'")
+    async with database.across_projects() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        assert await swap_key_generations_across_projects(connection, 7)
+        waiting = asyncio.create_task(intake.submit([event]))
+
+        async def waits() -> bool:
+            return bool(await rows(database, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+
+        await eventually(waits, deadline=5)
+        await transaction.commit()
+    (answer,) = await waiting
+    assert isinstance(answer, Accepted)
+    assert not answer.duplicate
+    assert len(await rows(database, "SELECT 1 FROM event_keys_b")) == 1
+    assert await rows(database, "SELECT 1 FROM event_keys_a") == []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+import datetime as dt
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -55,6 +56,7 @@ async def web_client(
     *,
     health: Health | None = None,
     intake: Intake | None = None,
+    now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
 ) -> AsyncIterator[TestClient[Any, Any]]:
     """Serve (method, path) → handler, with keys read from the database; no live table."""
     redis = Redis(settings.redis_url)
@@ -68,6 +70,7 @@ async def web_client(
         intake=intake or unused,
         health=health or Health(settings, database, QuietProbe()),
         live=unused,
+        now=now,
     )
     for (method, path), handler in routes.items():
         app.router.add_route(method, path, handler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, cast
 
@@ -49,6 +50,7 @@ async def http_client(
         intake=nothing,
         health=nothing,
         live=nothing,
+        now=lambda: dt.datetime.now(dt.UTC),
     )
     for (method, path), handler in routes.items():
         app.router.add_route(method, path, handler)

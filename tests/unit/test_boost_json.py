@@ -9,13 +9,15 @@ from uuid import UUID
 import pytest
 
 from boost_streams.errors import Invalid, MalformedJson, TooLarge
-from web.formats.boost_json import read_event, read_timestamp
+from web.formats.boost_json import read_event
+from web.formats.client_clock import ClientClock, read_timestamp
 
 PROJECT = UUID(int=1)
+CLOCK = ClientClock(dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC))
 
 
 def read(body: bytes | dict) -> object:
-    return read_event(body if isinstance(body, bytes) else json.dumps(body).encode(), PROJECT, 65_536)
+    return read_event(body if isinstance(body, bytes) else json.dumps(body).encode(), PROJECT, CLOCK, 65_536)
 
 
 def event(**changes: object) -> dict:

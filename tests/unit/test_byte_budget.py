@@ -1,4 +1,4 @@
-"""The memory of requests is bounded in bytes; slow bodies give way to others, and nothing is counted twice or for ever."""
+"""The memory of requests is bounded in bytes; slow bodies give way to others, nothing is counted for ever."""
 
 from __future__ import annotations
 

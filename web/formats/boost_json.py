@@ -5,7 +5,6 @@ The limits are those of CONTRACTS.md. Every refusal names the field.
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from decimal import Decimal
 from typing import Annotated, Any
@@ -15,14 +14,13 @@ import msgspec
 
 from boost_streams.errors import Invalid, MalformedJson, TooLarge
 from db.intake import NewEvent
+from web.formats.client_clock import ClientClock
 
 #: How deep a payload may be nested.
 MOST_DEPTH = 64
 #: `jsonb` writes numbers out in full: 1e-16000 would come back as 16,000 digits. A double's range is enough.
 LARGEST_EXPONENT = 308
 _LARGEST_BITS = 1024
-EARLIEST = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
-LATEST = dt.datetime(2101, 1, 1, tzinfo=dt.UTC)
 
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 _EventType = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
@@ -49,7 +47,7 @@ _MISSING = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
 _SUSPECT = re.compile(rb"\\u0000|[0-9][eE]|[0-9]{17}")
 
 
-def read_event(body: bytes, project_id: UUID, max_event_bytes: int) -> NewEvent:
+def read_event(body: bytes, project_id: UUID, clock: ClientClock, max_event_bytes: int) -> NewEvent:
     """Read one event.
 
     Raises:
@@ -69,10 +67,10 @@ def read_event(body: bytes, project_id: UUID, max_event_bytes: int) -> NewEvent:
         raise Invalid.field("payload", f"must not be nested deeper than {MOST_DEPTH}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MalformedJson(f"the body is not JSON: {error}") from None
-    return new_event(event, project_id)
+    return new_event(event, project_id, clock)
 
 
-def new_event(event: EventBody, project_id: UUID) -> NewEvent:
+def new_event(event: EventBody, project_id: UUID, clock: ClientClock) -> NewEvent:
     """Check what types cannot say, and build the event that intake stores.
 
     Raises:
@@ -89,6 +87,7 @@ def new_event(event: EventBody, project_id: UUID) -> NewEvent:
     ):
         if value is not None:
             _check_text(field, value)
+    occurred_at, said = (None, None) if event.timestamp is None else clock.occurred_at(event.timestamp)
     return NewEvent(
         project_id=project_id,
         event_type=event.event_type,
@@ -97,24 +96,9 @@ def new_event(event: EventBody, project_id: UUID) -> NewEvent:
         anonymous_id=event.anonymous_id,
         session_id=event.session_id,
         message_id=event.message_id,
-        occurred_at=None if event.timestamp is None else read_timestamp(event.timestamp),
+        occurred_at=occurred_at,
+        original_timestamp=said,
     )
-
-
-def read_timestamp(value: str) -> dt.datetime:
-    """Read an ISO 8601 time; without a zone it is UTC.
-
-    Raises:
-        Invalid: Not ISO 8601, or outside the years 2000 to 2100.
-    """
-    try:
-        when = dt.datetime.fromisoformat(value.strip())
-        when = when.replace(tzinfo=dt.UTC) if when.tzinfo is None else when.astimezone(dt.UTC)
-    except (ValueError, OverflowError):
-        raise Invalid.field("timestamp", "must be ISO 8601, such as 2026-01-31T12:00:00Z") from None
-    if not EARLIEST <= when < LATEST:
-        raise Invalid.field("timestamp", "must lie in the years 2000 to 2100")
-    return when
 
 
 def _checked_payload(payload: bytes) -> bytes:
