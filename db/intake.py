@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 import asyncpg
+import msgspec
 
 from boost_streams.event_id import last_of
 from db.pool import Connection
@@ -61,8 +62,7 @@ _EMPTY_B = "TRUNCATE event_keys_b"
 _SWAP = "UPDATE event_key_generation SET current = $1, created_at = now()"
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
+class NewEvent(msgspec.Struct, frozen=True, gc=False):
     """A validated event on its way in. `payload` holds the JSON object's bytes; `occurred_at` may be unknown.
 
     `original_timestamp` is what the client said where `occurred_at` is not that.
