@@ -57,7 +57,7 @@ def read_event(body: bytes, project_id: UUID, clock: ClientClock, max_event_byte
     except RecursionError:
         raise Invalid.field("payload", f"must not be nested deeper than {MOST_DEPTH}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise MalformedJson(f"the body is not JSON: {error}") from None
+        raise MalformedJson(f"the event is not JSON: {error}") from None
     return new_event(event, project_id, clock)
 
 
@@ -101,7 +101,7 @@ def _check_syntax(body: bytes) -> None:
     try:
         msgspec.json.decode(body, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedJson(f"the body is not JSON: {error}") from None
+        raise MalformedJson(f"the event is not JSON: {error}") from None
 
 
 def _named(error: msgspec.ValidationError) -> Invalid:
