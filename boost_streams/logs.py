@@ -19,14 +19,24 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import structlog
 
 from boost_streams.settings import Settings
 
+#: The id of the request that is being answered; each request is a task, and so a context, of its own.
+REQUEST_ID: ContextVar[str | None] = ContextVar("boost_request_id", default=None)
+
 #: Field names that must never reach a log, whoever passes them.
 _SECRET = frozenset({"key", "api_key", "apikey", "x-api-key", "authorization", "password", "payload", "database_url"})
+
+
+def _name_request(_: Any, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    if (request_id := REQUEST_ID.get()) is not None:
+        line.setdefault("request_id", request_id)
+    return line
 
 
 def _drop_secrets(_: Any, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -79,7 +89,7 @@ class NotSaidJustNow(logging.Filter):
 
 
 _SHARED: list[structlog.typing.Processor] = [
-    structlog.contextvars.merge_contextvars,
+    _name_request,
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     _drop_secrets,
