@@ -19,6 +19,7 @@ from mode import Service, ServiceT
 from boost_streams.errors import BoostError, BrokerAway, TopicMismatch
 from boost_streams.kafka_client import ssl_context
 from boost_streams.logs import configure_structlog, get_logger, logging_config
+from boost_streams.monitor import QuietMonitor
 from boost_streams.publishing import BrokerState, reachable
 from boost_streams.settings import Settings
 from boost_streams.topics import ensure_topics, group_id, max_message_bytes, partitions_of
@@ -223,6 +224,7 @@ def create_app(settings: Settings, web_options: dict[str, Any]) -> BoostApp:
         store="memory://",
         datadir=settings.boost_data_dir,
         autodiscover=False,
+        Monitor=QuietMonitor,
         logging_config=logging_config(settings),
         worker_redirect_stdouts=False,
         web_bind=settings.host,
