@@ -10,6 +10,7 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
+from asyncpg.pgproto.pgproto import UUID as FastUUID
 
 from boost_streams.event_id import last_of
 from db.pool import Connection
@@ -113,7 +114,7 @@ class StoredBatch:
 
 def message_key(project_id: UUID, message_id: str) -> UUID:
     """Return the 16-byte key of a (project, messageId): BLAKE2b over both."""
-    return UUID(bytes=hashlib.blake2b(project_id.bytes + message_id.encode(), digest_size=16).digest())
+    return FastUUID(hashlib.blake2b(project_id.bytes + message_id.encode(), digest_size=16).digest())
 
 
 async def store_batch_across_projects(
