@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import threading
 from collections.abc import Iterator
@@ -15,8 +14,6 @@ from boost_streams.cli import send as send_module
 from boost_streams.cli.batches import MOST_BYTES, Batches
 from boost_streams.cli.sending import Line, read_lines
 from tests.support.fake_boost import Answer, FakeBoost, line, run, running_fake_boost, write
-
-NOW = dt.datetime(2025, 3, 1, 12, 0, tzinfo=dt.UTC)
 
 
 @pytest.fixture
