@@ -1,0 +1,128 @@
+"""Single-event POSTs: one `web` worker, and a whole worker that settles what it takes, against parse-only servers.
+
+In each round the two parse-only servers and our workers are loaded one after the other, with the same requests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from bench.ceilings.servers import LABELS, parse_only_server
+from bench.deployment import Deployment, deployed
+from bench.load.wrk import saturate
+from bench.results import Goal, Row
+from bench.run import Bench, suffix
+
+NAME = "single"
+_KINDS = {"single": "one web worker", "whole": "whole worker, all settled"}
+_CONNECTIONS = (64, 256)
+ROWS = tuple(
+    f"{kind}.c{connections}{suffix(ids)}" for kind in _KINDS for connections in _CONNECTIONS for ids in (False, True)
+)
+_GOALS = {
+    "single": (
+        Goal("of Faust, parse only", ">=", 0.85, ("faust",)),
+        Goal("of aiohttp, parse only", ">=", 0.70, ("aiohttp",)),
+    ),
+    "whole": (
+        Goal("of Faust, parse only", ">=", 0.60, ("faust",)),
+        Goal("of aiohttp, parse only", ">=", 0.50, ("aiohttp",)),
+    ),
+}
+_WARM_UP_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    connections: int
+    message_ids: bool
+
+    def row_id(self, kind: str) -> str:
+        return f"{kind}.c{self.connections}{suffix(self.message_ids)}"
+
+
+def measure(bench: Bench) -> Iterable[Row]:
+    """Measure every wanted combination of worker, connections and messageId."""
+    cases = [_Case(connections, ids) for connections in bench.effort.connections for ids in bench.effort.message_ids]
+    kinds = [kind for kind in _KINDS if any(bench.wanted(case.row_id(kind)) for case in cases)]
+    rows = {case.row_id(kind): _row(kind, case) for case in cases for kind in kinds if bench.wanted(case.row_id(kind))}
+    with contextlib.ExitStack() as stack:
+        faust = stack.enter_context(parse_only_server(bench.site, "faust"))
+        aiohttp = stack.enter_context(parse_only_server(bench.site, "aiohttp"))
+        workers = {kind: stack.enter_context(_worker(bench, kind)) for kind in kinds}
+        for url in (faust, aiohttp, *(worker.address for worker in workers.values())):
+            saturate(url, bench.single(), connections=64, seconds=_WARM_UP_SECONDS)
+        for number in range(bench.effort.rounds):
+            for case in cases:
+                _measure_round(bench, number, case, (faust, aiohttp), workers, rows)
+    return rows.values()
+
+
+def _measure_round(
+    bench: Bench,
+    number: int,
+    case: _Case,
+    ceilings: tuple[str, str],
+    workers: dict[str, Deployment],
+    rows: dict[str, Row],
+) -> None:
+    """Measure ceiling, ours, the other ceiling, ours; in the next round the ceilings change places."""
+    measurements: dict[str, Callable[[], float]] = {}
+    pairs = list(zip(("faust", "aiohttp"), ceilings, strict=True))
+    ours = [kind for kind in workers if case.row_id(kind) in rows]
+    if not ours:
+        return
+    if number % 2:
+        pairs.reverse()
+    for position, (name, url) in enumerate(pairs):
+        measurements[name] = lambda url=url: _rate(bench, case, url)  # type: ignore[misc]
+        for kind in ours[position::2]:
+            measurements[kind] = _measurement_of(bench, case, kind, workers[kind])
+    values = {name: measured() for name, measured in measurements.items()}
+    for kind in ours:
+        row = rows[case.row_id(kind)]
+        one = {"boost": values[kind], "faust": values["faust"], "aiohttp": values["aiohttp"]}
+        row.rounds.append(one)
+        bench.show_round(number, row.id, one | {"ratio": one["boost"] / one["faust"]})
+
+
+def _measurement_of(bench: Bench, case: _Case, kind: str, worker: Deployment) -> Callable[[], float]:
+    if kind == "whole":
+        return lambda: _settled_rate(bench, case, worker)
+    return lambda: _rate(bench, case, worker.address)
+
+
+def _rate(bench: Bench, case: _Case, url: str) -> float:
+    requests = bench.single(message_ids=case.message_ids)
+    return saturate(url, requests, connections=case.connections, seconds=bench.effort.seconds).rate
+
+
+def _settled_rate(bench: Bench, case: _Case, worker: Deployment) -> float:
+    """Return events accepted and settled per second, the time until the last is settled included."""
+    before = worker.accepted()
+    requests = bench.single(message_ids=case.message_ids)
+    answer = saturate(worker.address, requests, connections=case.connections, seconds=bench.effort.seconds)
+    waited = worker.wait_until_settled()
+    return (worker.accepted() - before) / (answer.seconds + waited)
+
+
+@contextlib.contextmanager
+def _worker(bench: Bench, kind: str) -> Iterator[Deployment]:
+    roles = "web" if kind == "single" else "web,agents,sweeper"
+    with deployed(bench.site, kind, roles) as deployment:
+        yield deployment
+
+
+def _row(kind: str, case: _Case) -> Row:
+    with_ids = ", with messageId" if case.message_ids else ""
+    return Row(
+        id=case.row_id(kind),
+        group=NAME,
+        title=f"Single-event POST, {_KINDS[kind]}, {case.connections} connections{with_ids}",
+        unit="requests/s",
+        rounds=[],
+        goals=list(_GOALS[kind]),
+        labels={"boost": "Boost", **LABELS},
+    )
