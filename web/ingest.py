@@ -12,7 +12,8 @@ from web.formats.boost_json import read_event
 from web.intake import Accepted
 from web.services import json_response, services_of
 
-_JSON_TYPES = ("", "application/octet-stream", "application/json", "text/plain", "application/x-www-form-urlencoded")
+#: Content types under which clients send JSON.
+JSON_TYPES = ("", "application/octet-stream", "application/json", "text/plain", "application/x-www-form-urlencoded")
 
 
 async def accept_event(request: web.Request) -> web.Response:
@@ -26,7 +27,7 @@ async def accept_event(request: web.Request) -> web.Response:
         identity = await services.authenticator.project_of(request)
         require(identity, "ingest")
         content_type = request.content_type
-        if content_type not in _JSON_TYPES and not content_type.endswith("+json"):
+        if content_type not in JSON_TYPES and not content_type.endswith("+json"):
             raise UnsupportedMediaType(f"send application/json, not {content_type}")
         body = await read_bytes(request)
         event = read_event(body, identity.project_id, services.settings.max_event_bytes)

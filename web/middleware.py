@@ -72,11 +72,16 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 MIDDLEWARES = (answer_errors,)
 
 
+def public_message(error: BoostError) -> str:
+    """Return what a client may read of an error: of a defect of ours, nothing."""
+    return error.message if error.code != "internal" else _INTERNAL
+
+
 def error_response(request: web.Request, error: BoostError) -> web.Response:
     """Write an error of ours as an answer: JSON, and when to come again where that can help."""
     body: dict[str, Any] = {
         "code": error.code,
-        "message": error.message if error.code != "internal" else _INTERNAL,
+        "message": public_message(error),
         "requestId": request.get(REQUEST_ID, ""),
     }
     if error.problems:

@@ -11,24 +11,14 @@ import asyncpg
 import pytest
 
 from boost_streams.errors import Invalid, Overloaded, Unauthorized, Unavailable
-from boost_streams.ledger import Ledger
-from boost_streams.publishing import BrokerState, Publisher
 from db.intake import NewEvent, swap_key_generations_across_projects
 from db.pool import Database
 from db.projects import delete_project_across_projects
+from tests.support.intakes import new_intake
 from tests.support.projects import make_project
 from tests.support.waiting import eventually
 from web import outbox as outbox_module
 from web.intake import Accepted, Intake
-from web.outbox import Outbox
-
-
-def new_intake(database: Database, **changes: Any) -> Intake:
-    """An intake whose broker is away: every batch is left to the sweeper."""
-    options = {"stuck_after_seconds": 300, "most_waiting_bytes": 1 << 20, **changes}
-    ledger = Ledger(uuid4(), "test", "http://test", ("web",))
-    outbox = Outbox(database, Publisher(None, BrokerState(("127.0.0.1:1",))), ledger)
-    return Intake(database, outbox, ledger, **options)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from db.pool import Database
 from db.redis import Redis
 from web.auth import Authenticator
 from web.health import Health
+from web.intake import Intake
 from web.middleware import MIDDLEWARES
 from web.services import SERVICES, Handler, WebServices
 
@@ -46,8 +47,9 @@ async def web_client(
     routes: Mapping[tuple[str, str], Handler],
     *,
     health: Health | None = None,
+    intake: Intake | None = None,
 ) -> AsyncIterator[TestClient[Any, Any]]:
-    """Serve (method, path) → handler, with keys read from the database; no intake, no live table."""
+    """Serve (method, path) → handler, with keys read from the database; no live table."""
     redis = Redis(settings.redis_url)
     authenticator = Authenticator(database, redis, settings)
     app = web.Application(middlewares=MIDDLEWARES)
@@ -56,7 +58,7 @@ async def web_client(
         settings=settings,
         database=database,
         authenticator=authenticator,
-        intake=unused,
+        intake=intake or unused,
         health=health or Health(settings, database, QuietProbe()),
         live=unused,
     )

@@ -1,0 +1,142 @@
+"""Boost's own batch: an object with `events`, an array, or JSON lines.
+
+The whole body is read in one go. Only when that fails is it split into events that are read one by one, so that
+an event that is wrong, or is no JSON, costs none of the others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from uuid import UUID
+
+import msgspec
+
+from boost_streams.errors import BoostError, FieldProblem, Invalid, MalformedJson, RequestError, TooLarge
+from db.intake import NewEvent
+from web.formats.boost_json import EventBody, new_event, read_event
+from web.formats.json_parts import array_parts, object_members
+
+#: What became of each event of a body, in order: what intake stores, or why it is refused.
+Read = NewEvent | BoostError
+
+
+class BatchBody(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    """The body of `POST /events/batch` as an object."""
+
+    events: list[EventBody]
+    sent_at: str | None = None
+
+
+class _RawBatch(msgspec.Struct, rename="camel"):
+    events: list[msgspec.Raw]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTerms:
+    """Whose events they are, and how large (bytes) and how many they may be."""
+
+    project_id: UUID
+    max_event_bytes: int
+    max_batch_events: int
+
+
+_batch_decoder = msgspec.json.Decoder(BatchBody)
+_raw_batch_decoder = msgspec.json.Decoder(_RawBatch)
+_list_decoder = msgspec.json.Decoder(list[EventBody])
+_raw_list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+_line_decoder = msgspec.json.Decoder(EventBody)
+_LINE = re.compile(rb"[^\n]*[^\s][^\n]*")
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def read_batch(body: bytes, terms: BatchTerms) -> list[Read]:
+    """Read a JSON body: an array of events, or an object that holds one as `events`.
+
+    Raises:
+        MalformedJson: It cannot be told where one event ends and the next begins.
+        TooLarge: It holds more than `max_batch_events`.
+        Invalid: It holds no event, or something else than events.
+    """
+    body = body.strip()
+    is_array = body[:1] == b"["
+    try:
+        events = _list_decoder.decode(body) if is_array else _batch_decoder.decode(body).events
+    except _UNREADABLE:
+        return _read_each(array_parts(body) if is_array else array_parts(_events_of(body)), terms)
+    if len(body) > terms.max_event_bytes and len(events) <= terms.max_batch_events:
+        raw = _raw_list_decoder.decode(body) if is_array else _raw_batch_decoder.decode(body).events
+        if max(map(len, raw), default=0) > terms.max_event_bytes:
+            return _read_each(map(bytes, raw), terms)
+    return _read_all(events, terms)
+
+
+def read_lines(body: bytes, terms: BatchTerms) -> list[Read]:
+    """Read JSON lines, an event each; blank lines are passed over and not counted.
+
+    Raises:
+        TooLarge: There are more than `max_batch_events`.
+        Invalid: There is no event.
+    """
+    try:
+        events = _line_decoder.decode_lines(body)
+    except _UNREADABLE:
+        return _read_each((match[0] for match in _LINE.finditer(body)), terms)
+    if len(body) > terms.max_event_bytes and max(map(len, _LINE.findall(body)), default=0) > terms.max_event_bytes:
+        return _read_each((match[0] for match in _LINE.finditer(body)), terms)
+    return _read_all(events, terms)
+
+
+def _read_all(events: list[EventBody], terms: BatchTerms) -> list[Read]:
+    _check_number(len(events), terms)
+    read: list[Read] = []
+    for event in events:
+        try:
+            read.append(new_event(event, terms.project_id))
+        except RequestError as error:
+            read.append(error)
+    return read
+
+
+def _read_each(parts: Iterable[bytes], terms: BatchTerms) -> list[Read]:
+    read: list[Read] = []
+    for part in islice(parts, terms.max_batch_events + 1):
+        try:
+            read.append(read_event(part.strip(), terms.project_id, terms.max_event_bytes))
+        except RequestError as error:
+            read.append(error)
+    _check_number(len(read), terms)
+    return read
+
+
+def _check_number(number: int, terms: BatchTerms) -> None:
+    if not number:
+        raise Invalid.field("events", "must hold at least one event")
+    if number > terms.max_batch_events:
+        message = f"may hold {terms.max_batch_events} events"
+        raise TooLarge(f"events: {message}", problems=(FieldProblem("events", message),))
+
+
+def _events_of(body: bytes) -> bytes:
+    """Return the bytes of the array `events` of an object that as a whole cannot be read."""
+    if body[:1] != b"{":
+        try:
+            msgspec.json.decode(body, type=msgspec.Raw)
+        except _UNREADABLE as error:
+            raise MalformedJson(f"the body is not JSON: {error}") from None
+        raise Invalid.field("body", "must be an object with events, or an array of events")
+    events = b""
+    for name, value in object_members(body):
+        if name not in ("events", "sentAt"):
+            raise Invalid.field(name, "is not known")
+        if name == "events":
+            events = value
+        elif value[:1] != b'"' and value != b"null":
+            raise Invalid.field("sentAt", "must be a string")
+    if not events:
+        raise Invalid.field("events", "is required")
+    if events[:1] != b"[":
+        raise Invalid.field("events", "must be an array")
+    return events
