@@ -21,6 +21,8 @@ from bench.errors import BenchError
 from bench.site import Site
 from boost_streams.embedded.process import free_port
 from boost_streams.embedded.worker import WorkerServer
+from boost_streams.settings import load_settings
+from boost_streams.topics import ensure_topics
 
 _READY_SECONDS = 60.0
 _STOP_SECONDS = 10.0
@@ -57,6 +59,10 @@ class Deployment:
         """Return the variables that configure its workers; none of the caller's own settings reach them."""
         return worker_environment(self.site, self.prefix) | {"DATABASE_URL": self.url, "BOOST_ROLES": self.roles}
 
+    async def make_topics(self) -> None:
+        """Create its topics, as its first worker would."""
+        await ensure_topics(load_settings(self.environment()))
+
     def start_workers(self, count: int) -> None:
         """Start workers and return once each is ready."""
         first = len(self.workers)
@@ -67,7 +73,7 @@ class Deployment:
             worker.env = self.environment()
             worker.start()
             self.workers.append(worker)
-        with ThreadPoolExecutor(count) as pool:
+        with ThreadPoolExecutor(max(1, count)) as pool:
             list(pool.map(lambda worker: worker.wait_ready(_READY_SECONDS), self.workers[first:]))
 
     def stop_workers(self) -> None:

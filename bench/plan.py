@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import ModuleType
 
-from bench.rows import single
+from bench.rows import backlog, batch, end_to_end, single
 from bench.run import Effort
 
 #: In the order of the table. A later group may use what an earlier one found (the maximum rate).
-GROUPS: tuple[ModuleType, ...] = (single,)
+GROUPS: tuple[ModuleType, ...] = (single, batch, end_to_end, backlog)
 
-FULL: Mapping[str, Effort] = {"single": Effort(rounds=5, seconds=3)}
-QUICK: Mapping[str, Effort] = {"single": Effort(rounds=1, seconds=1)}
+FULL: Mapping[str, Effort] = {
+    "single": Effort(rounds=5, seconds=3),
+    "batch": Effort(rounds=5, seconds=3),
+    "end_to_end": Effort(rounds=5, seconds=12),
+    "backlog": Effort(rounds=5, seconds=0, events=200_000),
+}
+QUICK: Mapping[str, Effort] = {
+    "single": Effort(rounds=1, seconds=1),
+    "batch": Effort(rounds=2, seconds=1),
+    "end_to_end": Effort(rounds=1, seconds=4),
+    "backlog": Effort(rounds=1, seconds=0, events=40_000),
+}
 LARGE: Mapping[str, Effort] = {}
 MODES: Mapping[str, Mapping[str, Effort]] = {"full": FULL, "quick": QUICK, "large": LARGE}
 
