@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from typing import Any
 
 from agents.progress import ConsumerProgress
@@ -12,6 +13,8 @@ from boost_streams.logs import get_logger
 
 #: How long the broker may take to say its offsets (seconds).
 _OFFSETS_SECONDS = 5.0
+#: A consumer that does not answer for so long, while the broker does, will not do so again (seconds).
+STALLED_SECONDS = 20.0
 
 _log = get_logger(__name__)
 
@@ -21,10 +24,20 @@ Position = tuple[str, int, dt.datetime | None]
 class ConsumerPositions:
     """The positions of this worker's consumer on the topics that a batch passes through."""
 
-    def __init__(self, app: Any, progress: ConsumerProgress, topics: Collection[str]) -> None:
+    def __init__(
+        self,
+        app: Any,
+        progress: ConsumerProgress,
+        topics: Collection[str],
+        broker_there: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._app = app
         self._progress = progress
         self._topics = frozenset(topics)
+        self._broker_there = broker_there
+        self._clock = clock
+        self._silent_since: float | None = None
 
     async def __call__(self) -> list[Position] | None:
         """Return topic, partition and the oldest publish time not dealt with; None when nobody can know.
@@ -38,9 +51,14 @@ class ConsumerPositions:
         assignment = [tp for tp in app.consumer.assignment() if tp.topic in self._topics]
         self._progress.keep_only({(tp.topic, tp.partition) for tp in assignment})
         known = {tp: self._progress.frontier(tp.topic, tp.partition) for tp in assignment}
-        async with asyncio.timeout(_OFFSETS_SECONDS):
-            beginnings = await app.consumer.earliest_offsets(*assignment)
-            ends = await app.consumer.highwaters(*assignment)
+        try:
+            async with asyncio.timeout(_OFFSETS_SECONDS):
+                beginnings = await app.consumer.earliest_offsets(*assignment)
+                ends = await app.consumer.highwaters(*assignment)
+        except TimeoutError:
+            self._not_answered()
+            raise
+        self._silent_since = None
         if not self.assigned():
             return None
         positions: list[Position] = []
@@ -54,6 +72,20 @@ class ConsumerPositions:
                 await app.consumer.seek(tp, dropped)
             positions.append((tp.topic, tp.partition, self._progress.position(tp.topic, tp.partition, end=ends[tp])))
         return positions
+
+    def _not_answered(self) -> None:
+        if not self._broker_there():
+            self._silent_since = None
+        elif self._silent_since is None:
+            self._silent_since = self._clock()
+
+    @property
+    def stalled(self) -> bool:
+        """Tell whether the consumer has not answered for `STALLED_SECONDS` though the broker does.
+
+        Its heartbeats may go on all the same, so that nobody else gets its partitions.
+        """
+        return self._silent_since is not None and self._clock() - self._silent_since >= STALLED_SECONDS
 
     def assigned(self) -> bool:
         """Tell whether the consumer has its partitions and no rebalance is under way."""

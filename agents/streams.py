@@ -99,4 +99,9 @@ async def run_agent(name: str, body: Awaitable[None]) -> None:
         raise
     except BaseException:
         _log.exception("an agent failed; leaving without acknowledging", action="agent_exit", handler=name)
-        os._exit(EXIT_UNACKNOWLEDGED)
+        leave_without_acknowledging()
+
+
+def leave_without_acknowledging() -> None:
+    """End the process at once: what it has in hand comes again, to another worker or to this one started again."""
+    os._exit(EXIT_UNACKNOWLEDGED)

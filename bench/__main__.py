@@ -13,6 +13,7 @@ from types import ModuleType
 import structlog
 
 from bench import machine, plan
+from bench.children import end_children
 from bench.database import ask
 from bench.errors import BenchError
 from bench.load.wrk import wrk_program
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    finally:
+        end_children()
     print(as_text(rows))
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import random
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from uuid import UUID
 
 from db.intake import NewEvent
 from web.formats.boost_json import read_event
+from web.formats.client_clock import ClientClock
 
 #: The size of one event's JSON without its messageId (bytes).
 EVENT_BYTES = 350
@@ -53,11 +55,12 @@ def new_events(project_ids: list[UUID], count: int, *, message_prefix: str | Non
         message_prefix: With it every event carries a messageId: this prefix and a number.
     """
     bodies = event_bodies()
+    clock = ClientClock(dt.datetime.now(dt.UTC))
     for number in range(count):
         body = bodies[number % len(bodies)]
         if message_prefix is not None:
             body = with_message_id(body, f"{message_prefix}{number:012d}")
-        yield read_event(body, project_ids[number % len(project_ids)], 65_536)
+        yield read_event(body, project_ids[number % len(project_ids)], clock, 65_536)
 
 
 def with_message_id(body: bytes, message_id: str) -> bytes:

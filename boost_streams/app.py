@@ -12,12 +12,14 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import faust
+from aiohttp.web import AppRunner
 from faust.app.base import BootStrategy
 from mode import Service, ServiceT
 
 from boost_streams.errors import BoostError, BrokerAway, TopicMismatch
 from boost_streams.kafka_client import ssl_context
 from boost_streams.logs import configure_structlog, get_logger, logging_config
+from boost_streams.monitor import QuietMonitor
 from boost_streams.publishing import BrokerState, reachable
 from boost_streams.settings import Settings
 from boost_streams.topics import ensure_topics, group_id, max_message_bytes, partitions_of
@@ -150,6 +152,11 @@ class BoostApp(faust.App):
         """The aiohttp application behind Faust's web server."""
         return self.web.web_app  # type: ignore[attr-defined]
 
+    def leave_bodies_encoded(self) -> None:
+        """Hand bodies over as they were sent: `web/body.py` decodes them, within its limits. Before the start."""
+        web: Any = self.web
+        web._runner = AppRunner(web.web_app, access_log=None, auto_decompress=False)
+
     async def stop_listening(self) -> None:
         """Close the listening socket; connections that are open go on."""
         runner: Any = self.web._runner  # type: ignore[attr-defined]
@@ -217,6 +224,7 @@ def create_app(settings: Settings, web_options: dict[str, Any]) -> BoostApp:
         store="memory://",
         datadir=settings.boost_data_dir,
         autodiscover=False,
+        Monitor=QuietMonitor,
         logging_config=logging_config(settings),
         worker_redirect_stdouts=False,
         web_bind=settings.host,

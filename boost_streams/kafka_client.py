@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
+from collections.abc import Callable
 from typing import Any
+
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.errors import KafkaConnectionError
 
 from boost_streams.settings import Settings
 
@@ -36,3 +41,27 @@ def client_options(settings: Settings) -> dict[str, Any]:
             "sasl_plain_password": settings.kafka_sasl_password,
         }
     return options
+
+
+def mend_closed_connections() -> None:
+    """Have aiokafka take a transport that uvloop has closed for a broken connection; once per process is enough.
+
+    uvloop raises RuntimeError where asyncio raises OSError or nothing, and aiokafka 0.14 mends only the latter
+    (aiokafka issue 1038): its metadata refresh dies, and from then on commits and look-ups wait for ever.
+    """
+    for name in ("send", "_send_sasl_token"):
+        original = getattr(AIOKafkaConnection, name)
+        if not hasattr(original, "__wrapped__"):
+            setattr(AIOKafkaConnection, name, _closed_is_broken(original))
+
+
+def _closed_is_broken(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def send(self: AIOKafkaConnection, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(self, *args, **kwargs)
+        except RuntimeError as error:
+            self.close(reason=CloseReason.CONNECTION_BROKEN)
+            raise KafkaConnectionError(f"the connection to {self.host}:{self.port} is closed") from error
+
+    return send

@@ -16,16 +16,27 @@ from __future__ import annotations
 import logging
 import logging.config
 import sys
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import structlog
 
 from boost_streams.settings import Settings
 
+#: The id of the request that is being answered; each request is a task, and so a context, of its own.
+REQUEST_ID: ContextVar[str | None] = ContextVar("boost_request_id", default=None)
+
 #: Field names that must never reach a log, whoever passes them.
 _SECRET = frozenset({"key", "api_key", "apikey", "x-api-key", "authorization", "password", "payload", "database_url"})
+
+
+def _name_request(_: Any, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    if (request_id := REQUEST_ID.get()) is not None:
+        line.setdefault("request_id", request_id)
+    return line
 
 
 def _drop_secrets(_: Any, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -48,8 +59,37 @@ def _not_a_clients_fault(record: logging.LogRecord) -> bool:
     return kind is None or kind.__name__ not in _CLIENT_FAULTS
 
 
+#: How often a Kafka client may say the same (seconds): away, a broker is tried ten times a second by each of three.
+KAFKA_REPEAT_SECONDS = 10.0
+
+
+class NotSaidJustNow(logging.Filter):
+    """Lets a Kafka client say each thing once per `seconds`; the next time tells how often it was left out."""
+
+    def __init__(self, seconds: float = KAFKA_REPEAT_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._clock = clock
+        self._said: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a line is to be written."""
+        if not record.name.startswith("aiokafka"):
+            return True
+        now, thing = self._clock(), (record.name, str(record.msg))
+        last, left_out = self._said.get(thing, (now - self._seconds, 0))
+        if now - last < self._seconds:
+            self._said[thing] = (last, left_out + 1)
+            return False
+        self._said[thing] = (now, 0)
+        if left_out:
+            record.msg = f"{record.getMessage()} (and {left_out} times more meanwhile)"
+            record.args = ()
+        return True
+
+
 _SHARED: list[structlog.typing.Processor] = [
-    structlog.contextvars.merge_contextvars,
+    _name_request,
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     _drop_secrets,
@@ -108,8 +148,13 @@ def logging_config(settings: Settings) -> dict[str, Any]:
                 "processors": [*processors, renderer],
             }
         },
-        "filters": {"not_a_clients_fault": {"()": lambda: _not_a_clients_fault}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "boost"}},
+        "filters": {
+            "not_a_clients_fault": {"()": lambda: _not_a_clients_fault},
+            "not_said_just_now": {"()": NotSaidJustNow},
+        },
+        "handlers": {
+            "stderr": {"class": "logging.StreamHandler", "formatter": "boost", "filters": ["not_said_just_now"]}
+        },
         "root": {"level": settings.log_level.upper(), "handlers": ["stderr"]},
         "loggers": {
             "aiohttp.server": {"filters": ["not_a_clients_fault"]},

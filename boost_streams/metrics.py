@@ -22,7 +22,7 @@ COMMIT_EVENTS = Histogram(
     registry=REGISTRY,
 )
 SETTLE_SECONDS = Histogram("boost_settle_seconds", "Duration of one settlement.", buckets=_SECONDS, registry=REGISTRY)
-WAITING_BYTES = Gauge("boost_intake_waiting_bytes", "Bytes of events waiting for a commit.", registry=REGISTRY)
+WAITING_BYTES = Gauge("boost_intake_waiting_bytes", "Bytes of bodies and events not answered yet.", registry=REGISTRY)
 BATCHES_PUBLISHED = Counter(
     "boost_batches_published", "Batches handed to the broker, by who did it.", ["by"], registry=REGISTRY
 )

@@ -26,10 +26,11 @@ from agents.housekeeping import Housekeeping
 from agents.positions import ConsumerPositions
 from agents.progress import ConsumerProgress
 from agents.settlement import Settlement
-from agents.streams import run_agent
+from agents.streams import leave_without_acknowledging, run_agent
 from agents.sweeper import Hops, Sweeper
 from boost_streams.app import EXIT_CONFIGURATION, create_app
 from boost_streams.errors import ConfigurationError
+from boost_streams.kafka_client import mend_closed_connections
 from boost_streams.ledger import Ledger
 from boost_streams.logs import get_logger
 from boost_streams.publishing import Publisher
@@ -85,6 +86,7 @@ class Worker:
         self.app = create_app(settings, {"client_max_size": settings.max_body_bytes, "middlewares": MIDDLEWARES})
         self.app.producer_only = not self.consumes
         self.app.conf.web_enabled = True
+        self.app.leave_bodies_encoded()
         self.database = Database(settings.database_url)
         self.redis = Redis(settings.redis_url)
         self.ledger = Ledger(
@@ -94,7 +96,9 @@ class Worker:
         hop_topics = [full_name(settings, RAW_EVENTS), *(full_name(settings, family_topic(f)) for f in FAMILIES)]
         self.hops = Hops(hop_topics[0], tuple(hop_topics[1:]), partitions_of(settings))
         use_acknowledged_commits(self.app, self.progress, hop_topics, embedded_broker=settings.boost_embedded_broker)
-        self.positions = ConsumerPositions(self.app, self.progress, hop_topics)
+        self.positions = ConsumerPositions(
+            self.app, self.progress, hop_topics, lambda: self.app.broker_state.worth_trying
+        )
         self.raw = self._publisher(RAW_EVENTS, RawEventBatch)
         self.housekeeping = Housekeeping(settings, self.database, self.ledger, self._positions_or_nothing)
         self.app.own_services = [self.housekeeping]
@@ -143,6 +147,7 @@ class Worker:
             intake=self.intake,
             health=Health(self.settings, self.database, self),
             live=TableLiveCounts(self.app, table, self.database, partitions_of(self.settings)),
+            now=_now,
         )
         self.app.http.on_startup.append(self._start_web)
         register(self.app, everything=ingests)
@@ -203,7 +208,15 @@ class Worker:
         return self.started_draining
 
     async def _positions_or_nothing(self) -> Any:
-        return await self.positions() if self.consumes else None
+        if not self.consumes:
+            return None
+        try:
+            return await self.positions()
+        except TimeoutError:
+            if self.positions.stalled:
+                _log.error("the consumer is stuck; leaving without acknowledging", action="consumer_stuck")
+                leave_without_acknowledging()
+            raise
 
     # -- stop ------------------------------------------------------------------------------------------------
 
@@ -266,6 +279,7 @@ def create_worker() -> Worker:
         import uvloop
 
         uvloop.install()
+        mend_closed_connections()
     return Worker(settings)
 
 

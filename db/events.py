@@ -32,7 +32,7 @@ _DAYS_BACK = (2, 16, 128)
 
 _COLUMNS = (
     "e.id, e.event_type, e.status, e.attempt, e.user_id, e.anonymous_id, e.session_id, e.message_id, "
-    "e.payload, e.occurred_at, e.received_at, e.settled_at, e.error"
+    "e.payload, e.occurred_at, e.original_timestamp, e.received_at, e.settled_at, e.error"
 )
 _BY_ID = f"SELECT {_COLUMNS} FROM events e WHERE e.project_id = $1 AND e.id = $2"  # noqa: S608 - column names
 _SCAN = """
@@ -74,6 +74,7 @@ class StoredEvent:
     message_id: str | None
     payload: msgspec.Raw
     occurred_at: dt.datetime
+    original_timestamp: dt.datetime | None
     received_at: dt.datetime
     settled_at: dt.datetime | None
     error: msgspec.Raw | None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 import asyncpg
+import msgspec
 
 from boost_streams.event_id import last_of
 from db.pool import Connection
@@ -16,12 +17,14 @@ from db.pool import Connection
 _STORE = """
 WITH stored AS (
     INSERT INTO events
-        (id, project_id, event_type, user_id, anonymous_id, session_id, message_id, payload, occurred_at)
+        (id, project_id, event_type, user_id, anonymous_id, session_id, message_id, payload, occurred_at,
+         original_timestamp)
     SELECT t.id, t.project_id, t.event_type, t.user_id, t.anonymous_id, t.session_id, t.message_id, t.payload,
-           coalesce(t.occurred_at, now())
+           coalesce(t.occurred_at, now()), t.original_timestamp
     FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::jsonb[],
-                $9::timestamptz[])
-        AS t (id, project_id, event_type, user_id, anonymous_id, session_id, message_id, payload, occurred_at)
+                $9::timestamptz[], $17::timestamptz[])
+        AS t (id, project_id, event_type, user_id, anonymous_id, session_id, message_id, payload, occurred_at,
+              original_timestamp)
 )
 INSERT INTO event_batches (id, worker_id, seq, project_ids, first_id, last_id, unsettled, due_at)
 VALUES ($10, $11, $12, $13, $10, $14, $15, now() + make_interval(secs => $16))
@@ -30,7 +33,7 @@ RETURNING created_at
 
 # Which generation is current must not change before this commit is done: the swap takes this lock exclusively.
 GENERATION_LOCK = 0x6B657973  # "keys"
-_CURRENT_GENERATION = "SELECT current FROM event_key_generation, pg_advisory_xact_lock_shared($1)"
+_CURRENT_GENERATION = "SELECT boost_current_key_generation($1)"
 _CLAIM_KEYS = """
 INSERT INTO event_keys_{current} (key, event_id)
 SELECT t.key, t.event_id FROM unnest($1::uuid[], $2::uuid[]) AS t (key, event_id)
@@ -59,9 +62,11 @@ _EMPTY_B = "TRUNCATE event_keys_b"
 _SWAP = "UPDATE event_key_generation SET current = $1, created_at = now()"
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
-    """A validated event on its way in. `payload` holds the JSON object's bytes; `occurred_at` may be unknown."""
+class NewEvent(msgspec.Struct, frozen=True, gc=False):
+    """A validated event on its way in. `payload` holds the JSON object's bytes; `occurred_at` may be unknown.
+
+    `original_timestamp` is what the client said where `occurred_at` is not that.
+    """
 
     project_id: UUID
     event_type: str
@@ -71,6 +76,7 @@ class NewEvent:
     session_id: str | None = None
     message_id: str | None = None
     occurred_at: dt.datetime | None = None
+    original_timestamp: dt.datetime | None = None
 
     @property
     def size(self) -> int:
@@ -195,6 +201,7 @@ async def _store(
         last_of(batch_id),
         len(ids),
         stuck_after_seconds,
+        [event.original_timestamp for event in events],
     )
     return committed_at
 

@@ -7,7 +7,9 @@ test that needs a real Kafka fails, instead of being skipped, where there is no 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
+import sys
+from collections.abc import AsyncIterator, Generator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from boost_streams.settings import Settings
     from db.pool import Database
     from tests.support.projects import TestProject
+
+#: How much of a worker's log is shown with a test that failed (characters).
+_LOG_TAIL = 8000
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,6 +35,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if reason := kafka_available():
         for item in needing:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the last lines of every worker's log with a test that failed, and remove the logs at its end."""
+    report = yield
+    logs: list[Path] = getattr(sys.modules.get("tests.support.workers"), "LOGS", [])
+    if report.failed:
+        for log in logs:
+            report.sections.append((f"worker log {log.name}", log.read_text(errors="replace")[-_LOG_TAIL:]))
+    if report.when == "teardown":
+        while logs:
+            logs.pop().unlink(missing_ok=True)
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
@@ -45,18 +45,19 @@ TOUCH_EVERY_SECONDS = 1.0
 #: Tombstones outlive any look-up under way, however short the cache's time is (seconds).
 SHORTEST_TOMBSTONE_SECONDS = 30.0
 _TOMBSTONE = b"revoked"
+_NO_KEY = "this is not an API key: it is mistyped or cut off"
 _MOST_WAITING = 10_000
 
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every request, and freezing costs more than all the rest of it
 class Identity:
     """Who sent a request: the project, the key, and what the key may do."""
 
     project_id: UUID
     key_id: UUID
-    scopes: frozenset[str]
+    scopes: Collection[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,26 +154,32 @@ class Authenticator:
             Unauthorized: It is malformed, unknown or revoked.
             Unavailable, Overloaded: That cannot be told now.
         """
-        if not is_well_formed(key):
-            raise Unauthorized("this is not an API key: it is mistyped or cut off")
+        if not key.isascii():
+            raise Unauthorized(_NO_KEY)
         key_hash = hash_key(key)
-        found = None if self._cache.refused(key_hash) else await self._find(key_hash)
-        if found is None or self._cache.revoked(key_hash):
-            raise Unauthorized("this API key is unknown or was revoked")
-        if self._touched.get(found.key_id.bytes) is None and len(self._used) < _MOST_WAITING:
+        found = self._cache.valid(key_hash)
+        if found is None or not self._vouched_for(found):
+            found = await self._find_well_formed(key, key_hash)
+        if (
+            found.key_id not in self._used
+            and self._touched.get(found.key_id.bytes) is None
+            and len(self._used) < _MOST_WAITING
+        ):
             self._used.add(found.key_id)
-        return Identity(found.project_id, found.key_id, frozenset(found.scopes))
+        return Identity(found.project_id, found.key_id, found.scopes)
 
     async def forget(self, key_hash: bytes) -> None:
         """Refuse a key from now on, here and through Redis: its revocation has been committed."""
         self._cache.revoke(key_hash)
         await self._bury(key_hash)
 
-    async def _find(self, key_hash: bytes) -> FoundKey | None:
-        cached = self._cache.valid(key_hash)
-        if cached is not None and self._vouched_for(cached):
-            return cached
-        return await asyncio.shield(self._look_up_once(key_hash))
+    async def _find_well_formed(self, key: str, key_hash: bytes) -> FoundKey:
+        if not is_well_formed(key):
+            raise Unauthorized(_NO_KEY)
+        found = None if self._cache.refused(key_hash) else await asyncio.shield(self._look_up_once(key_hash))
+        if found is None or self._cache.revoked(key_hash):
+            raise Unauthorized("this API key is unknown or was revoked")
+        return found
 
     def _vouched_for(self, found: FoundKey) -> bool:
         """Tell whether a revocation since this was read would have been heard."""

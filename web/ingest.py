@@ -9,6 +9,7 @@ from boost_streams.metrics import EVENTS_REFUSED
 from web.auth import require
 from web.body import read_bytes
 from web.formats.boost_json import read_event
+from web.formats.client_clock import ClientClock
 from web.intake import Accepted
 from web.services import json_response, services_of
 
@@ -29,8 +30,14 @@ async def accept_event(request: web.Request) -> web.Response:
         content_type = request.content_type
         if content_type not in JSON_TYPES and not content_type.endswith("+json"):
             raise UnsupportedMediaType(f"send application/json, not {content_type}")
-        body = await read_bytes(request)
-        event = read_event(body, identity.project_id, services.settings.max_event_bytes)
+        lease = services.intake.budget.lease()
+        try:
+            body = await read_bytes(request, services.settings.max_body_bytes, lease)
+            event = read_event(
+                body, identity.project_id, ClientClock(services.now()), services.settings.max_event_bytes
+            )
+        finally:
+            lease.release()
         (answer,) = await services.intake.submit([event])
         if not isinstance(answer, Accepted):
             raise answer

@@ -64,10 +64,14 @@ async def _read(request: web.Request) -> list[Read]:
     lines = content_type in LINES_TYPES
     if not lines and content_type not in JSON_TYPES and not content_type.endswith("+json"):
         raise UnsupportedMediaType(f"send application/json or application/x-ndjson, not {content_type}")
-    body = await read_bytes(request)
     settings = services.settings
-    terms = BatchTerms(identity.project_id, settings.max_event_bytes, settings.max_batch_events)
-    return read_lines(body, terms) if lines else read_batch(body, terms)
+    terms = BatchTerms(identity.project_id, services.now(), settings.max_event_bytes, settings.max_batch_events)
+    lease = services.intake.budget.lease()
+    try:
+        body = await read_bytes(request, settings.max_body_bytes, lease)
+        return read_lines(body, terms) if lines else read_batch(body, terms)
+    finally:
+        lease.release()
 
 
 def _raise_what_may_pass(answers: Sequence[Answer]) -> None:

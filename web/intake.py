@@ -20,13 +20,14 @@ import asyncpg
 import msgspec
 
 from boost_streams import metrics
-from boost_streams.errors import BoostError, Invalid, Overloaded, Unauthorized, Unavailable
+from boost_streams.errors import BoostError, Invalid, Unauthorized, Unavailable
 from boost_streams.event_id import event_ids, new_batch_id
 from boost_streams.ledger import Ledger
 from boost_streams.logs import get_logger
 from boost_streams.records import EventRecord, RawEventBatch
 from db.intake import NewEvent, StoredBatch, store_batch_across_projects
 from db.pool import Database
+from web.byte_budget import ByteBudget
 from web.outbox import Outbox
 
 #: Bounds of one commit, so that its message stays far under the broker's limit (STORAGE.md).
@@ -98,9 +99,9 @@ class Intake:
         self._outbox = outbox
         self._ledger = ledger
         self._stuck_after = stuck_after_seconds
-        self._most_waiting_bytes = most_waiting_bytes
+        #: What bodies that arrive and events that are not answered yet may take together.
+        self.budget = ByteBudget(most_waiting_bytes)
         self._waiting: deque[_Item] = deque()
-        self._waiting_bytes = 0
         self._arrived = asyncio.Event()
         self._commits: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(COMMITS_IN_FLIGHT)
@@ -108,6 +109,7 @@ class Intake:
 
     async def start(self) -> None:
         """Start the commit loop and the outbox."""
+        metrics.WAITING_BYTES.set_function(lambda: self.budget.used)
         self._loop = asyncio.create_task(self._commit_loop())
         await self._outbox.start()
 
@@ -120,14 +122,14 @@ class Intake:
         if not events:
             return []
         size = sum(event.size for event in events)
-        if self._waiting_bytes and self._waiting_bytes + size > self._most_waiting_bytes:
-            raise Overloaded("too many events are waiting to be stored; retry in a moment", retry_after=0.2)
+        self.budget.take(size)
         submission = _Submission(events, asyncio.get_running_loop().create_future())
         self._waiting.extend((submission, position) for position in range(len(events)))
-        self._waiting_bytes += size
-        metrics.WAITING_BYTES.set(self._waiting_bytes)
         self._arrived.set()
-        return await submission.done
+        try:
+            return await submission.done
+        finally:
+            self.budget.give_back(size)
 
     async def drain(self, seconds: float) -> None:
         """Commit what waits and wait for messages on their way, up to a deadline."""
@@ -168,8 +170,6 @@ class Intake:
                 break
             items.append(self._waiting.popleft())
             size += event_size
-        self._waiting_bytes -= size
-        metrics.WAITING_BYTES.set(self._waiting_bytes)
         return items
 
     async def _commit_and_free(self, items: list[_Item]) -> None:

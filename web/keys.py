@@ -15,6 +15,7 @@ from boost_streams.errors import FieldProblem, Invalid, MalformedJson, NotFound
 from db import api_keys
 from web.auth import Scope, require
 from web.body import read_bytes
+from web.byte_budget import ByteBudget
 from web.services import json_response, services_of
 
 #: The longest body of these requests (bytes, decompressed).
@@ -123,7 +124,7 @@ async def read_body(request: web.Request, model: type[B]) -> B:
         MalformedJson: It is not JSON, or did not arrive in time.
         Invalid: A field is missing, unknown or wrong; names every one.
     """
-    body = await read_bytes(request, MOST_BODY_BYTES)
+    body = await read_bytes(request, MOST_BODY_BYTES, ByteBudget(2 * MOST_BODY_BYTES).lease())
     try:
         return model.model_validate_json(body)
     except ValidationError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from typing import Any, get_args
 from uuid import UUID
@@ -54,7 +53,7 @@ async def list_events(request: web.Request) -> web.Response:
             connection,
             identity.project_id,
             limit=limit,
-            now=dt.datetime.now(dt.UTC),
+            now=services.now(),
             wanted=wanted,
             cursor=cursor,
         )
@@ -91,6 +90,7 @@ def event_as_json(event: StoredEvent) -> dict[str, Any]:
         "messageId": event.message_id,
         "receivedAt": event.received_at,
         "occurredAt": event.occurred_at,
+        "originalTimestamp": event.original_timestamp,
         "settledAt": event.settled_at,
         "attempt": event.attempt,
         "error": event.error,

@@ -45,5 +45,16 @@ def _view(path: str, methods: Mapping[str, Handler]) -> type[View]:
         answer.__doc__ = handler.__doc__
         return answer
 
+    by_method = {name.upper(): handler for name, handler in methods.items()}
+    if "GET" in by_method:
+        by_method["HEAD"] = by_method["GET"]
+
+    async def call(self: View, request: web.Request) -> web.StreamResponse:
+        """Answer without Faust's own dispatch: it would look for sensors and errors that we do not have."""
+        handler = by_method.get(request.method)
+        if handler is None:
+            raise web.HTTPMethodNotAllowed(request.method, sorted(by_method))
+        return await handler(request)
+
     name = "".join(part.strip("{}").title() for part in path.replace("-", "/").split("/")) + "View"
-    return type(name, (View,), {name: method(handler) for name, handler in methods.items()})
+    return type(name, (View,), {"__call__": call, **{name: method(handler) for name, handler in methods.items()}})

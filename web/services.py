@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import web
+from multidict import CIMultiDict
 
 from boost_streams.settings import Settings
 from db.pool import Database
@@ -29,6 +31,7 @@ class WebServices:
     intake: Intake
     health: Health
     live: LiveCounts
+    now: Callable[[], dt.datetime]
 
 
 SERVICES: web.AppKey[WebServices] = web.AppKey("boost_services", WebServices)
@@ -36,6 +39,7 @@ SERVICES: web.AppKey[WebServices] = web.AppKey("boost_services", WebServices)
 #: A request handler: every path's methods in `web/routes.py` are of this shape.
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+_JSON = (("Content-Type", "application/json; charset=utf-8"),)
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
@@ -46,6 +50,7 @@ def services_of(request: web.Request) -> WebServices:
 
 def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """Answer with JSON. `msgspec.Raw` values (payloads from the database) are written as they are."""
-    return web.Response(
-        body=_encoder.encode(value), status=status, headers=headers, content_type="application/json", charset="utf-8"
-    )
+    all_headers = CIMultiDict(_JSON)
+    if headers:
+        all_headers.update(headers)
+    return web.Response(body=_encoder.encode(value), status=status, headers=all_headers)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from bench.children import Child
 from bench.errors import BenchError
 
-_ROOT = Path(__file__).parent.parent.parent
 _LONGEST_SECONDS = 900.0
 
 T = TypeVar("T")
@@ -22,16 +20,7 @@ class Program:
     """A module of `bench.ceilings` that runs beside the bench; `result` waits for its line of JSON."""
 
     def __init__(self, module: str, arguments: Sequence[object]) -> None:
-        self._module = module
-        argv = [sys.executable, "-m", f"bench.ceilings.{module}", *map(str, arguments)]
-        self._process = subprocess.Popen(
-            argv, cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    @property
-    def pid(self) -> int:
-        """The process id, for its CPU time."""
-        return self._process.pid
+        self._child = Child(module, [sys.executable, "-m", f"bench.ceilings.{module}", *arguments])
 
     def result(self, answer: type[T]) -> T:
         """Wait for the end and return what it printed.
@@ -39,14 +28,11 @@ class Program:
         Raises:
             BenchError: It failed; the message holds what it wrote.
         """
+        lines = self._child.output(_LONGEST_SECONDS).strip().splitlines()
         try:
-            output, errors = self._process.communicate(timeout=_LONGEST_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            raise BenchError(f"{self._module} did not come to an end") from None
-        if self._process.returncode != 0:
-            raise BenchError(f"{self._module} failed:\n{errors.strip()}")
-        return msgspec.json.decode(output.strip().splitlines()[-1], type=answer)
+            return msgspec.json.decode(lines[-1] if lines else "", type=answer)
+        except msgspec.DecodeError as error:
+            raise BenchError(f"{self._child.name} printed no result: {lines[-1:]} ({error})") from error
 
 
 def run_program(module: str, arguments: Sequence[object], answer: type[T]) -> T:

@@ -7,7 +7,6 @@ would have come meanwhile: latencies are taken from `bench.load.oha` instead.
 from __future__ import annotations
 
 import shutil
-import subprocess
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from bench.children import Child
 from bench.errors import BenchError
 
 _SCRIPT = Path(__file__).with_name("events.lua")
@@ -77,12 +77,12 @@ class WrkRun:
         argv = [wrk_program(), "-t1", f"-c{connections}", f"-d{self._seconds}s", "--timeout", "10s", "-s", str(_SCRIPT)]
         argv += [url, "--", str(requests.bodies), ",".join(requests.keys), requests.path, str(requests.per_request)]
         argv += [prefix, f"{requests_per_second:.3f}"]
-        self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self._child = Child("wrk", argv)
 
     @property
     def pid(self) -> int:
         """The process id, for its CPU time."""
-        return self._process.pid
+        return self._child.pid
 
     def result(self) -> WrkAnswer:
         """Wait for the end and return what was counted.
@@ -90,13 +90,7 @@ class WrkRun:
         Raises:
             BenchError: It failed, or a request was refused or got no answer: then the figure would be worth nothing.
         """
-        try:
-            output, _ = self._process.communicate(timeout=self._seconds + _GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            raise BenchError("wrk did not come to an end") from None
-        if self._process.returncode != 0:
-            raise BenchError(f"wrk failed: {output.strip()}")
+        output = self._child.output(self._seconds + _GRACE_SECONDS)
         answer = read_answer(output)
         if answer.refused or answer.broken:
             raise BenchError(

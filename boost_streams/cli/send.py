@@ -17,7 +17,9 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
-from boost_streams.cli.sending import REQUEST_SECONDS, GiveUp, Line, Pace, Sender, Sent, read_lines, send_lines
+from boost_streams.cli.batches import Batches, send_lines
+from boost_streams.cli.sending import REQUEST_SECONDS, GiveUp, Line, Pace, Sender, Sent, read_lines
+from boost_streams.hosts import hosts_of_url, is_this_machine
 
 
 @click.command()
@@ -29,7 +31,20 @@ from boost_streams.cli.sending import REQUEST_SECONDS, GiveUp, Line, Pace, Sende
 @click.option("--message-id", help="Makes sending it twice store it once.  [default: a new one]")
 @click.option("--timestamp", help="When it happened, ISO 8601.  [default: now]")
 @click.option("--file", "file", type=click.File("rb"), help="JSON lines, an event each; - reads standard input.")
-@click.option("--concurrency", default=32, show_default=True, type=click.IntRange(1, 1000), help="With --file.")
+@click.option(
+    "--batch-size",
+    default=500,
+    show_default=True,
+    type=click.IntRange(1, 2500),
+    help="The most events in one request, with --file.",
+)
+@click.option(
+    "--concurrency",
+    default=4,
+    show_default=True,
+    type=click.IntRange(1, 1000),
+    help="How many requests at once, with --file.",
+)
 @click.option("--url", default="http://127.0.0.1:6066", show_default=True, envvar="BOOST_URL", help="The server.")
 @click.option("--key", envvar="BOOST_API_KEY", help="An API key; better in BOOST_API_KEY, which no one else sees.")
 @click.option(
@@ -40,8 +55,8 @@ from boost_streams.cli.sending import REQUEST_SECONDS, GiveUp, Line, Pace, Sende
     help="Seconds to go on trying while the server is away or busy.",
 )
 def send(
-    event_type: str | None, file: BinaryIO | None, url: str, key: str | None, concurrency: int, give_up_after: float,
-    **fields: str | None,
+    event_type: str | None, file: BinaryIO | None, url: str, key: str | None, batch_size: int, concurrency: int,
+    give_up_after: float, **fields: str | None,
 ) -> None:  # fmt: skip
     """Send one event of EVENT_TYPE, or every line of a file.
 
@@ -49,17 +64,21 @@ def send(
     boost send page_view --payload '{"url": "/pricing"}' --user-id u-1
     boost send --file events.jsonl
 
-    A line is the JSON of an event as POST /events takes it. One without a messageId is given one made from the
-    line, so that running the same file again stores nothing twice.
+    A line is the JSON of an event as POST /events takes it; many go into one request. One without a messageId is
+    given one made from the line, so that running the same file again stores nothing twice.
     """
     if (event_type is None) == (file is None):
         raise click.UsageError("give an EVENT_TYPE or a --file")
     if not key:
         raise click.UsageError("give an API key: set BOOST_API_KEY, or pass --key")
-    lines: Iterable[Line] = [Line(1, 0, body=_event(event_type, fields))] if file is None else read_lines(file)
+    event = _event(event_type, fields) if file is None else b""
     with _OneEvent() if file is None else _File(file) as report:
         try:
-            asyncio.run(_send(url, key, lines, concurrency, Pace(give_up_after), report))
+            if file is None:
+                asyncio.run(_send_one(url, key, event, Pace(give_up_after), report))
+            else:
+                batches = Batches(batch_size, compress=_is_far(url))
+                asyncio.run(_send_file(url, key, file, batches, concurrency, Pace(give_up_after), report))
         except GiveUp as stopped:
             report.stopped = str(stopped)
         except aiohttp.InvalidURL as error:
@@ -83,17 +102,34 @@ def _camel(name: str) -> str:
     return first + "".join(part.title() for part in rest)
 
 
-async def _send(url: str, key: str, lines: Iterable[Line], concurrency: int, pace: Pace, report: _Report) -> None:
-    session = aiohttp.ClientSession(
+def _is_far(url: str) -> bool:
+    """Tell whether the server is another machine: only then is there a network that compression spares."""
+    try:
+        return not all(is_this_machine(host) for host in hosts_of_url(url))
+    except ValueError:
+        return False
+
+
+def _session(concurrency: int) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=concurrency),
         timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS),
     )
-    async with (
-        session,
-        contextlib.aclosing(send_lines(Sender(session, url, key, pace), lines, concurrency)) as answers,
-    ):
-        async for line, sent in answers:
-            report.add(line, sent)
+
+
+async def _send_one(url: str, key: str, event: bytes, pace: Pace, report: _Report) -> None:
+    async with _session(1) as session:
+        report.add(Line(1, 0, body=event), await Sender(session, url, key, pace).send(event))
+
+
+async def _send_file(
+    url: str, key: str, file: Iterable[bytes], batches: Batches, concurrency: int, pace: Pace, report: _Report
+) -> None:
+    async with _session(concurrency) as session:
+        sender = Sender(session, url, key, pace)
+        async with contextlib.aclosing(send_lines(sender, read_lines(file), batches, concurrency)) as answers:
+            async for line, sent in answers:
+                report.add(line, sent)
 
 
 class _Report(contextlib.AbstractContextManager["_Report"]):

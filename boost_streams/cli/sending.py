@@ -1,4 +1,4 @@
-"""Sends events to a Boost server over HTTP, many at a time, again where that can help.
+"""Sends requests with events to a Boost server, again where that can help.
 
 Every event carries a `messageId`, so that sending one again, in this run or the next, stores it once.
 """
@@ -12,7 +12,7 @@ import hashlib
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -97,14 +97,37 @@ def _read_line(number: int, size: int, line: bytes, message_id: str) -> Line:
     return Line(number, size, body=msgspec.json.encode(event))
 
 
+class Patience:
+    """Waits between the tries of one request, for as long as a pace allows."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._started = pace.clock()
+        self._tries = 0
+
+    async def wait(self, seconds: float | None, why: str) -> None:
+        """Wait before the next try: as long as the server asked for, else longer each time.
+
+        Raises:
+            GiveUp: The pace allows no further try.
+        """
+        if seconds is None:
+            seconds = min(FIRST_PAUSE_SECONDS * 2**self._tries, LONGEST_PAUSE_SECONDS)
+        seconds *= 1 + 0.25 * self._pace.chance()
+        if self._pace.clock() + seconds - self._started > self._pace.give_up_after:
+            raise GiveUp(f"{why}; run it again later, nothing is stored twice")
+        await self._pace.sleep(seconds)
+        self._tries += 1
+
+
 class Sender:
     """Posts events to one server with one key."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, key: str, pace: Pace | None = None) -> None:
         self._session = session
-        self._url = f"{url.rstrip('/')}/events"
-        self._headers = {"x-api-key": key, "content-type": "application/json"}
-        self._pace = pace or Pace()
+        self._url = url.rstrip("/")
+        self._key = key
+        self.pace = pace or Pace()
 
     async def send(self, body: bytes) -> Sent:
         """Send one event, again for as long as the server says "later" or does not answer.
@@ -112,36 +135,49 @@ class Sender:
         Raises:
             GiveUp: The key is refused, or the server stayed away for longer than the pace allows.
         """
-        started, tries = self._pace.clock(), 0
-        while True:
-            pause, answer = await self._try(body)
-            if isinstance(answer, Sent):
-                return answer
-            if pause is None:
-                pause = min(FIRST_PAUSE_SECONDS * 2**tries, LONGEST_PAUSE_SECONDS)
-            pause *= 1 + 0.25 * self._pace.chance()
-            if self._pace.clock() + pause - started > self._pace.give_up_after:
-                raise GiveUp(f"{answer}; run it again later, nothing is stored twice")
-            await self._pace.sleep(pause)
-            tries += 1
+        status, answer = await self.post("/events", body, {"content-type": "application/json"})
+        if status == 202 and "id" in answer:
+            return taken(answer)
+        return Sent("failed", error=error_of(status, answer))
 
-    async def _try(self, body: bytes) -> tuple[float | None, Sent | str]:
-        """Send once. Returns what became of it, or why to try again and after how many seconds."""
+    async def post(
+        self, path: str, body: bytes, headers: Mapping[str, str], patience: Patience | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        """Post a body until the server says what became of it; return the status and the JSON that it answered.
+
+        Raises:
+            GiveUp: The key is refused, or the server stayed away for longer than the pace allows.
+        """
+        patience = patience or Patience(self.pace)
+        while True:
+            pause, answer = await self._try(self._url + path, body, headers)
+            if not isinstance(answer, str):
+                return answer
+            await patience.wait(pause, answer)
+
+    async def _try(
+        self, url: str, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[float | None, tuple[int, dict[str, Any]] | str]:
+        """Post once. Returns what was answered, or why to try again and after how many seconds."""
+        headers = {"x-api-key": self._key, **headers}
         try:
-            async with self._session.post(
-                self._url, data=body, headers=self._headers, allow_redirects=False
-            ) as response:
+            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 answer = await response.read()
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError) as error:
-            return None, f"{self._url} does not answer ({str(error) or type(error).__name__})"
+            return None, f"{url} does not answer ({str(error) or type(error).__name__})"
         if response.status in RETRY_STATUSES:
-            pause = retry_after(response.headers, self._pace.now())
-            return pause, f"{self._url} answers {response.status}"
-        return None, _outcome(response.status, answer)
+            return retry_after(response.headers, self.pace.now()), f"{url} answers {response.status}"
+        read = _read_answer(answer)
+        if response.status in HOPELESS_STATUSES:
+            raise GiveUp(error_of(response.status, read))
+        return None, (response.status, read)
 
 
 def retry_after(headers: Mapping[str, str], now: dt.datetime) -> float | None:
-    """Read how long a server asks to wait (seconds): RFC 9110, section 10.2.3, a number or a date."""
+    """Read how long a server asks to wait (seconds): `retry-after-ms`, else RFC 9110, section 10.2.3."""
+    milliseconds = headers.get("retry-after-ms", "").strip()
+    if milliseconds.isascii() and milliseconds.isdigit():
+        return int(milliseconds) / 1000
     value = headers.get("Retry-After", "").strip()
     if value.isascii() and value.isdigit():
         return float(value)
@@ -152,51 +188,19 @@ def retry_after(headers: Mapping[str, str], now: dt.datetime) -> float | None:
     return max(0.0, (when.replace(tzinfo=when.tzinfo or dt.UTC) - now).total_seconds())
 
 
-def _outcome(status: int, answer: bytes) -> Sent:
+def taken(answer: Mapping[str, Any]) -> Sent:
+    """Read the answer to an event that was taken."""
+    return Sent("duplicate" if answer.get("duplicate") else "accepted", id=str(answer["id"]))
+
+
+def error_of(status: int, answer: Mapping[str, Any]) -> str:
+    """Read why a request, or an event of it, was refused: `code: message`."""
+    return f"{answer.get('code', status)}: {answer.get('message', 'not an answer of Boost')}"
+
+
+def _read_answer(answer: bytes) -> dict[str, Any]:
     try:
         body: Any = msgspec.json.decode(answer)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        body = {}
-    body = body if isinstance(body, dict) else {}
-    if status == 202 and "id" in body:
-        return Sent("duplicate" if body.get("duplicate") else "accepted", id=str(body["id"]))
-    error = f"{body.get('code', status)}: {body.get('message', 'not an answer of Boost')}"
-    if status in HOPELESS_STATUSES:
-        raise GiveUp(error)
-    return Sent("failed", error=error)
-
-
-async def send_lines(
-    sender: Sender, lines: Iterable[Line], concurrency: int
-) -> AsyncGenerator[tuple[Line, Sent], None]:
-    """Send the events of a file, `concurrency` at a time, and yield what became of each as it comes.
-
-    No more lines are read than are on their way.
-
-    Raises:
-        GiveUp: As `Sender.send`; what was on its way then may or may not be stored.
-    """
-    under_way: dict[asyncio.Task[Sent], Line] = {}
-    try:
-        for line in lines:
-            if line.error is not None:
-                yield line, Sent("failed", error=line.error)
-                continue
-            under_way[asyncio.create_task(sender.send(line.body))] = line
-            if len(under_way) >= concurrency:
-                async for done in _first_done(under_way):
-                    yield done
-        while under_way:
-            async for done in _first_done(under_way):
-                yield done
-    finally:
-        for task in under_way:
-            task.cancel()
-        await asyncio.gather(*under_way, return_exceptions=True)
-
-
-async def _first_done(under_way: dict[asyncio.Task[Sent], Line]) -> AsyncIterator[tuple[Line, Sent]]:
-    done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-    for task in sorted(done, key=lambda one: under_way[one].number):
-        line = under_way.pop(task)
-        yield line, task.result()
+        return {}
+    return body if isinstance(body, dict) else {}

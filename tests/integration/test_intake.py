@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
@@ -11,22 +12,22 @@ import asyncpg
 import pytest
 
 from boost_streams.errors import Invalid, Overloaded, Unauthorized, Unavailable
+from boost_streams.event_id import batch_of, day_of, id_at
 from db.intake import NewEvent, swap_key_generations_across_projects
 from db.pool import Database
 from db.projects import delete_project_across_projects
-from tests.support.intakes import new_intake
+from tests.support.intakes import new_intake, running_intake
 from tests.support.projects import make_project
 from tests.support.waiting import eventually
+from web import intake as intake_module
 from web import outbox as outbox_module
 from web.intake import Accepted, Intake
 
 
 @pytest.fixture
 async def intake(database: Database) -> AsyncIterator[Intake]:
-    intake = new_intake(database)
-    await intake.start()
-    yield intake
-    await intake.stop()
+    async with running_intake(database) as intake:
+        yield intake
 
 
 async def rows(database: Database, sql: str, *args: object) -> list[Any]:
@@ -184,3 +185,71 @@ async def test_the_release_loop_survives_any_error(database: Database, monkeypat
     await intake.submit([NewEvent(project.id, "x", b"{}")])
     await eventually(lambda: calls >= 2 and intake._ledger.open_count == 0, deadline=10)
     await intake.stop()
+
+
+async def test_a_commit_that_waited_for_a_swap_uses_the_new_generation(database: Database, intake: Intake) -> None:
+    """Its key must not go into the generation that the swap has just closed."""
+    project = await make_project(database)
+    event = NewEvent(project.id, "x", b"{}", message_id="m-1")
+    await rows(database, "UPDATE event_key_generation SET created_at = now() - interval '8 days'")
+    async with database.across_projects() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        assert await swap_key_generations_across_projects(connection, 7)
+        waiting = asyncio.create_task(intake.submit([event]))
+
+        async def waits() -> bool:
+            return bool(await rows(database, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+
+        await eventually(waits, deadline=5)
+        await transaction.commit()
+    (answer,) = await waiting
+    assert isinstance(answer, Accepted)
+    assert not answer.duplicate
+    assert len(await rows(database, "SELECT 1 FROM event_keys_b")) == 1
+    assert await rows(database, "SELECT 1 FROM event_keys_a") == []
+
+
+async def test_message_ids_are_stored_once_while_generations_are_swapped(database: Database) -> None:
+    """Two workers take the same events while the swap happens, and again after it."""
+    project = await make_project(database)
+
+    async def swap() -> None:
+        await rows(database, "UPDATE event_key_generation SET created_at = now() - interval '8 days'")
+
+        async def swapped() -> bool:
+            async with database.across_projects() as connection:
+                return await swap_key_generations_across_projects(connection, 7)
+
+        await eventually(swapped, deadline=10)
+
+    async with running_intake(database) as one, running_intake(database) as other:
+        for turn in range(8):
+            events = [NewEvent(project.id, "x", b"{}", message_id=f"m-{turn}-{n}") for n in range(40)]
+            sent = [worker.submit([event]) for event in events for worker in (one, other)]
+            *answers, _ = await asyncio.gather(*sent, swap())
+            again = await one.submit(events)
+            assert all(isinstance(answer, Accepted) and answer.duplicate for answer in again)
+            expected = [answer.id for answer in again for _ in (one, other)]
+            assert [answer.id for (answer,) in answers] == expected
+            assert sum(not answer.duplicate for (answer,) in answers) == 40
+        assert len(await rows(database, "SELECT 1 FROM events")) == 8 * 40
+
+
+async def test_a_message_id_across_midnight_is_stored_once(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first event lies in yesterday's partition, the retry would lie in today's."""
+    project = await make_project(database)
+    midnight = dt.datetime.combine(dt.datetime.now(dt.UTC).date(), dt.time(), dt.UTC)
+    moments = iter([midnight - dt.timedelta(milliseconds=1), midnight, midnight + dt.timedelta(milliseconds=1)])
+    monkeypatch.setattr(intake_module, "new_batch_id", lambda: batch_of(id_at(next(moments))))
+    events = [NewEvent(project.id, "x", b"{}", message_id=f"m-{n}") for n in range(3)]
+    async with running_intake(database) as one, running_intake(database) as other:
+        first = await one.submit(events)
+        again = await other.submit(events)
+        fresh = await one.submit([NewEvent(project.id, "x", b"{}", message_id="m-new"), events[0]])
+    assert [answer.id for answer in again] == [answer.id for answer in first]
+    assert all(answer.duplicate for answer in again)
+    assert [answer.duplicate for answer in fresh] == [False, True]
+    assert {day_of(answer.id) for answer in first} == {midnight.date() - dt.timedelta(days=1)}
+    assert day_of(fresh[0].id) == midnight.date()
+    assert len(await rows(database, "SELECT 1 FROM events")) == 4

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import importlib
 import json
+import shutil
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -95,6 +96,7 @@ def migration_of_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the first migration change a table that stands already, as later ones will."""
     name = "0001_first_tables.sql"
     first = (MIGRATIONS / "sql" / name).read_text()
+    shutil.copytree(MIGRATIONS / "sql", tmp_path, dirs_exist_ok=True)
     (tmp_path / name).write_text(first + "\nALTER TABLE held ADD COLUMN more integer;\n")
     monkeypatch.setattr(sql_file, "_FOLDER", tmp_path)
 

@@ -24,7 +24,7 @@ ROUTES = {
 }
 EVENT_FIELDS = [
     "id", "eventType", "status", "payload", "userId", "anonymousId", "sessionId", "messageId", "receivedAt",
-    "occurredAt", "settledAt", "attempt", "error",
+    "occurredAt", "originalTimestamp", "settledAt", "attempt", "error",
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,9 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import aiohttp
+import brotli
 import pytest
+from backports import zstd
 
 from boost_streams.embedded.broker import EmbeddedBroker
 from db.pool import Database
@@ -414,3 +417,31 @@ async def test_postgresql_away_is_answered_503_soon_and_all_goes_on_by_itself(
             await eventually(settled, deadline=20)
         finally:
             worker.stop()
+
+
+async def test_batches_in_every_encoding_from_the_request_to_processed(
+    worker: WorkerProcess, client: aiohttp.ClientSession, database: Database
+) -> None:
+    lines = b"\n".join(
+        json.dumps({"eventType": "page_view", "payload": {"url": f"/{number}"}, "messageId": f"m-{number}"}).encode()
+        for number in range(300)
+    )
+    encoded = {"gzip": gzip.compress(lines), "deflate": zlib.compress(lines), "br": brotli.compress(lines)}
+    encoded |= {"zstd": zstd.compress(lines), "identity": lines}
+    ids: set[str] = set()
+    for coding, body in encoded.items():
+        headers = {"content-encoding": coding, "content-type": "application/x-ndjson"}
+        async with client.post(f"{worker.url}/events/batch", data=body, headers=headers) as response:
+            answer = await response.json()
+        assert (response.status, answer["accepted"]) == (202, 300), coding
+        ids |= {result["id"] for result in answer["results"]}
+    assert len(ids) == await count(database, "events") == 300
+
+    async def processed() -> bool:
+        async with database.across_projects() as connection:
+            return await connection.fetchval("SELECT count(*) FROM events WHERE status = 'processed'") == 300
+
+    await eventually(processed, deadline=20)
+    bomb = zstd.compress(b"[" + b" " * 100_000_000 + b"]")
+    async with client.post(f"{worker.url}/events/batch", data=bomb, headers={"content-encoding": "zstd"}) as response:
+        assert response.status == 413

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+import datetime as dt
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -40,6 +41,13 @@ class QuietProbe:
         return self.stopping
 
 
+async def undecoding_server(app: web.Application) -> TestServer:
+    """Serve an application that is handed bodies as they were sent, as a worker's is."""
+    server = TestServer(app)
+    await server.start_server(auto_decompress=False)
+    return server
+
+
 @contextlib.asynccontextmanager
 async def web_client(
     settings: Settings,
@@ -48,6 +56,7 @@ async def web_client(
     *,
     health: Health | None = None,
     intake: Intake | None = None,
+    now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
 ) -> AsyncIterator[TestClient[Any, Any]]:
     """Serve (method, path) → handler, with keys read from the database; no live table."""
     redis = Redis(settings.redis_url)
@@ -61,12 +70,13 @@ async def web_client(
         intake=intake or unused,
         health=health or Health(settings, database, QuietProbe()),
         live=unused,
+        now=now,
     )
     for (method, path), handler in routes.items():
         app.router.add_route(method, path, handler)
     await authenticator.start()
     try:
-        async with TestClient(TestServer(app)) as client:
+        async with TestClient(await undecoding_server(app)) as client:
             yield client
     finally:
         await authenticator.stop()

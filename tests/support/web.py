@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, cast
 
 from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient
 
 from boost_streams.settings import Settings
 from db.pool import Database
 from db.redis import Redis
+from tests.support.http import undecoding_server
 from web.auth import Authenticator
 from web.middleware import MIDDLEWARES
 from web.services import SERVICES, Handler, WebServices
@@ -48,8 +50,9 @@ async def http_client(
         intake=nothing,
         health=nothing,
         live=nothing,
+        now=lambda: dt.datetime.now(dt.UTC),
     )
     for (method, path), handler in routes.items():
         app.router.add_route(method, path, handler)
-    async with TestClient(TestServer(app)) as client:
+    async with TestClient(await undecoding_server(app)) as client:
         yield client

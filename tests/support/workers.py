@@ -26,6 +26,16 @@ ROOT = Path(__file__).parent.parent.parent
 _METRIC = re.compile(r"^(?P<name>[a-z_]+)(?:\{[^}]*\})? (?P<value>[0-9.e+]+)$", re.MULTILINE)
 
 
+#: The logs of the workers of the test that is running; `tests/conftest.py` shows them if it fails, and removes them.
+LOGS: list[Path] = []
+
+
+def new_log() -> Path:
+    """Return the path of a new log."""
+    LOGS.append(Path(tempfile.mkstemp(prefix="boost-worker-", suffix=".log")[1]))
+    return LOGS[-1]
+
+
 @dataclass
 class WorkerProcess:
     """One `faust worker` on a port of its own."""
@@ -33,7 +43,7 @@ class WorkerProcess:
     environment: Mapping[str, str]
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
-    log: Path = field(default_factory=lambda: Path(tempfile.mkstemp(prefix="boost-worker-", suffix=".log")[1]))
+    log: Path = field(default_factory=new_log)
 
     @property
     def url(self) -> str:
@@ -102,7 +112,6 @@ class WorkerProcess:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(10)
-        self.log.unlink(missing_ok=True)
 
 
 class Client:

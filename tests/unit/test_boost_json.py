@@ -9,13 +9,15 @@ from uuid import UUID
 import pytest
 
 from boost_streams.errors import Invalid, MalformedJson, TooLarge
-from web.formats.boost_json import read_event, read_timestamp
+from web.formats.boost_json import read_event
+from web.formats.client_clock import ClientClock, read_timestamp
 
 PROJECT = UUID(int=1)
+CLOCK = ClientClock(dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC))
 
 
 def read(body: bytes | dict) -> object:
-    return read_event(body if isinstance(body, bytes) else json.dumps(body).encode(), PROJECT, 65_536)
+    return read_event(body if isinstance(body, bytes) else json.dumps(body).encode(), PROJECT, CLOCK, 65_536)
 
 
 def event(**changes: object) -> dict:
@@ -145,3 +147,38 @@ def test_timestamps(text: str, expected: dt.datetime) -> None:
 def test_bad_timestamps(text: str) -> None:
     with pytest.raises(Invalid):
         read_timestamp(text)
+
+
+@pytest.mark.parametrize(
+    "number",
+    ["0e999", "1E+0309", "1e-309", "-1.5e309", "1" * 310, "0." + "0" * 310 + "1", "1" * 205 + "e205", "1e1000"],
+)
+def test_numbers_beyond_a_double_are_refused(number: str) -> None:
+    with pytest.raises(Invalid):
+        read(b'{"eventType":"x","payload":{"a":[' + number.encode() + b"]}}")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "1e308",
+        "-1E-308",
+        "1" * 308,
+        "0." + "1" * 300,
+        '"1e999"',
+        '"0197c5e1-7e300-4e999"',
+        '"' + "9" * 500 + '"',
+        "1e+308",
+        "0.0",
+    ],
+)
+def test_what_only_looks_like_a_far_number_is_taken(value: str) -> None:
+    payload = b'{"a":' + value.encode() + b"}"
+    assert read(b'{"eventType":"x","payload":' + payload + b"}").payload == payload
+
+
+def test_a_timestamp_far_ahead_is_kept_as_the_client_said_it() -> None:
+    taken = read(event(timestamp="2026-02-01T12:00:01Z"))
+    assert (taken.occurred_at, taken.original_timestamp) == (None, dt.datetime(2026, 2, 1, 12, 0, 1, tzinfo=dt.UTC))
+    taken = read(event(timestamp="2026-02-01T12:00:00Z"))
+    assert (taken.occurred_at, taken.original_timestamp) == (dt.datetime(2026, 2, 1, 12, tzinfo=dt.UTC), None)

@@ -8,7 +8,7 @@ import logging.config
 
 import pytest
 
-from boost_streams.logs import configure_structlog, get_logger, logging_config
+from boost_streams.logs import NotSaidJustNow, configure_structlog, get_logger, logging_config
 from boost_streams.settings import load_settings
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
@@ -41,3 +41,22 @@ def test_every_json_line_has_an_action(written: str) -> None:
     lines = [line for line in written.splitlines() if line.startswith("{")]
     for line in lines:
         assert json.loads(line)["action"] in ("test", "test_failed", "faust")
+
+
+def test_a_kafka_client_does_not_repeat_itself() -> None:
+    now = 100.0
+    quiet = NotSaidJustNow(10, clock=lambda: now)
+
+    def said(name: str, message: str, *args: object) -> str | None:
+        record = logging.LogRecord(name, logging.ERROR, __file__, 1, message, args, None)
+        return record.getMessage() if quiet.filter(record) else None
+
+    assert said("aiokafka.client", "no node %s", 1) == "no node 1"
+    assert said("aiokafka.client", "no node %s", 1) is None
+    assert said("aiokafka.client", "no node %s", 2) is None
+    assert said("aiokafka.client", "something else") == "something else"
+    assert said("aiokafka.consumer", "no node %s", 1) == "no node 1"
+    assert said("ours", "no node %s", 1) == said("ours", "no node %s", 1) == "no node 1"
+    now = 110.0
+    assert said("aiokafka.client", "no node %s", 3) == "no node 3 (and 2 times more meanwhile)"
+    assert said("aiokafka.client", "no node %s", 3) is None

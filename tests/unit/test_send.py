@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gzip
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -14,22 +15,30 @@ import aiohttp
 import pytest
 from click.testing import CliRunner, Result
 
+from boost_streams.cli import send as send_module
+from boost_streams.cli.batches import MOST_BYTES, Batches, send_lines
 from boost_streams.cli.send import send
-from boost_streams.cli.sending import GiveUp, Pace, Sender, read_lines, retry_after
+from boost_streams.cli.sending import GiveUp, Line, Pace, Sender, read_lines, retry_after
 
 KEY = "bst_test_not-a-key"
 NOW = dt.datetime(2025, 3, 1, 12, 0, tzinfo=dt.UTC)
 Answer = tuple[int, dict[str, str], dict[str, Any]]
+#: What the fake takes in one request, fewer than `--batch-size` would send.
+MOST_IN_A_BATCH = 300
 
 
 class FakeBoost(ThreadingHTTPServer):
-    """Answers 202 with a running id, unless `script` says otherwise for a body."""
+    """Answers 202 with a running id for each event, unless `script` says otherwise for one.
+
+    In a batch, what `script` says with 4xx is the event's own answer; any other status is that of the whole request.
+    """
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.bodies: list[bytes] = []
+        self.bodies: list[bytes] = []  # one for each event
+        self.requests: list[bytes] = []
         self.headers: list[dict[str, str]] = []
         self.under_way = self.most_under_way = 0
         self.lock = threading.Lock()
@@ -51,12 +60,24 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         with self.server.lock:
+            self.server.requests.append(body)
+            self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        batch = self.path == "/events/batch"
+        answers = [self._take(one) for one in (body.split(b"\n") if batch else [body])]
+        whole = next((one for one in answers if one[0] not in (202, 400, 413, 422)), None)
+        self._answer(*(whole or (_batch(answers) if batch else answers[0])))
+
+    def _take(self, body: bytes) -> Answer:
+        with self.server.lock:
             tries = self.server.bodies.count(body)
             self.server.bodies.append(body)
-            self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
             number = len(self.server.bodies)
         answer = self.server.script(json.loads(body), tries)
-        status, headers, reply = answer or (202, {}, {"id": f"id-{number}", "status": "pending"})
+        return answer or (202, {}, {"id": f"id-{number}", "status": "pending"})
+
+    def _answer(self, status: int, headers: dict[str, str], reply: dict[str, Any]) -> None:
         if status == 0:
             self.close_connection = True
             return
@@ -69,6 +90,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         pass
+
+
+def _batch(answers: list[Answer]) -> Answer:
+    if len(answers) > MOST_IN_A_BATCH:
+        return 413, {}, {"code": "too_large", "message": "too many"}
+    results = [{"index": index, "field": None} | reply for index, (_, _, reply) in enumerate(answers)]
+    accepted = sum("id" in result for result in results)
+    counts = {"accepted": accepted, "rejected": len(results) - accepted}
+    return (202 if accepted else 422), {}, {**counts, "results": results}
 
 
 @pytest.fixture
@@ -152,8 +182,11 @@ def test_key_is_asked_for() -> None:
 
 
 def test_every_line_of_a_file_is_sent(boost: FakeBoost, tmp_path: Path) -> None:
-    result = run(boost, "--file", write(tmp_path, *(line(n) for n in range(100)), "", "  "))
+    result = run(boost, "--file", write(tmp_path, *(line(n) for n in range(100)), "", "  "), "--batch-size", "30")
     assert result.exit_code == 0, result.output
+    assert len(boost.requests) == 4
+    assert {headers["content-type"] for headers in boost.headers} == {"application/x-ndjson"}
+    assert not any("content-encoding" in headers for headers in boost.headers)
     assert sorted(event["payload"]["n"] for event in boost.events) == list(range(100))
     assert result.output.endswith("100 accepted, 0 duplicate, 0 failed\n")
 
@@ -176,7 +209,12 @@ def test_no_more_than_the_concurrency_is_under_way(boost: FakeBoost, tmp_path: P
         return None
 
     boost.script = script
-    assert run(boost, "--file", write(tmp_path, *map(line, range(12))), "--concurrency", "3").exit_code == 0
+    assert (
+        run(
+            boost, "--file", write(tmp_path, *map(line, range(12))), "--concurrency", "3", "--batch-size", "1"
+        ).exit_code
+        == 0
+    )
     assert boost.most_under_way == 3
 
 
@@ -227,6 +265,44 @@ def test_duplicates_are_counted(boost: FakeBoost, tmp_path: Path) -> None:
     assert "0 accepted, 1 duplicate, 0 failed" in run(boost, "--file", write(tmp_path, line(1))).output
 
 
+def test_a_batch_that_is_too_large_for_the_server_is_halved(boost: FakeBoost, tmp_path: Path) -> None:
+    result = run(boost, "--file", write(tmp_path, *map(line, range(900))), "--batch-size", "700")
+    assert result.exit_code == 0, result.output
+    assert "900 accepted, 0 duplicate, 0 failed" in result.output
+    assert {event["payload"]["n"] for event in boost.events} == set(range(900))
+
+
+def test_what_the_server_could_not_take_just_now_is_sent_again_alone(boost: FakeBoost, tmp_path: Path) -> None:
+    def script(event: dict[str, Any], tries: int) -> Answer | None:
+        later: Answer = (422, {}, {"code": "unavailable", "message": "try again"})
+        return later if event["payload"]["n"] % 10 == 3 and tries < 2 else None
+
+    boost.script = script
+    result = run(boost, "--file", write(tmp_path, *map(line, range(50))))
+    assert (result.exit_code, len(boost.requests)) == (0, 3), result.output
+    assert "50 accepted, 0 duplicate, 0 failed" in result.output
+    assert len(boost.bodies) == 50 + 5 + 5
+
+
+def test_bodies_are_compressed_for_another_machine(
+    boost: FakeBoost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(send_module, "is_this_machine", lambda host: False)
+    assert run(boost, "--file", write(tmp_path, *map(line, range(200)))).exit_code == 0
+    assert boost.headers[0]["content-encoding"] == "gzip"
+    assert len(boost.requests[0]) < sum(map(len, boost.bodies)) / 2
+    assert len(boost.bodies) == 200
+    assert run(boost, "--file", "-", input=line(1)).exit_code == 0
+    assert "content-encoding" not in boost.headers[-1]
+
+
+def test_batches_are_bounded_in_bytes_and_in_events() -> None:
+    lines = [Line(number, 10, body=b"x" * size) for number, size in enumerate([10] * 7 + [MOST_BYTES + 1, 10, 10])]
+    lines.insert(2, Line(99, 10, error="not JSON"))
+    sizes = [[one.number for one in batch] for batch in Batches(3).of(lines)]
+    assert sizes == [[99], [0, 1, 2], [3, 4, 5], [6], [7], [8, 9]]
+
+
 # -- trying again ------------------------------------------------------------------------------------------------
 
 
@@ -248,9 +324,9 @@ def test_what_cannot_succeed_is_not_sent_again(boost: FakeBoost, status: int) ->
 @pytest.mark.parametrize("status", [401, 403])
 def test_refused_key_stops_the_file(boost: FakeBoost, tmp_path: Path, status: int) -> None:
     boost.script = lambda event, tries: (status, {}, {"code": "unauthorized", "message": "unknown key"})
-    result = run(boost, "--file", write(tmp_path, *map(line, range(50))), "--concurrency", "2")
+    result = run(boost, "--file", write(tmp_path, *map(line, range(50))), "--concurrency", "2", "--batch-size", "5")
     assert result.exit_code == 1
-    assert len(boost.bodies) <= 4
+    assert len(boost.requests) <= 4
     assert "stopped: unauthorized: unknown key" in result.output
 
 
@@ -290,9 +366,22 @@ async def test_back_off_doubles_up_to_the_longest(boost: FakeBoost) -> None:
     assert await slept_before_giving_up(boost, 33) == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
 
 
+async def test_events_that_stay_unavailable_are_given_up(boost: FakeBoost) -> None:
+    boost.script = lambda event, tries: (422, {}, {"code": "unavailable", "message": "PostgreSQL is away"})
+    clock = Clock()
+    pace = Pace(3, sleep=clock.sleep, clock=clock, chance=lambda: 0.0, now=lambda: NOW)
+    lines = read_lines([line(n).encode() for n in range(3)])
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(GiveUp, match="PostgreSQL is away"):
+            [answer async for answer in send_lines(Sender(session, boost.url, KEY, pace), lines, Batches(10), 2)]
+    assert clock.slept == [0.2, 0.4, 0.8, 1.6]
+
+
 async def test_retry_after_is_waited_for(boost: FakeBoost) -> None:
     boost.script = lambda event, tries: (503, {"Retry-After": "7"}, {})
     assert await slept_before_giving_up(boost, 22) == [7.0, 7.0, 7.0]
+    boost.script = lambda event, tries: (503, {"Retry-After": "7", "retry-after-ms": "1500"}, {})
+    assert await slept_before_giving_up(boost, 4) == [1.5, 1.5]
     boost.script = lambda event, tries: (503, {"Retry-After": "3600"}, {})
     assert await slept_before_giving_up(boost, 120) == []
 

@@ -6,6 +6,8 @@ an event that is wrong, or is no JSON, costs none of the others.
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import msgspec
 from boost_streams.errors import BoostError, FieldProblem, Invalid, MalformedJson, RequestError, TooLarge
 from db.intake import NewEvent
 from web.formats.boost_json import EventBody, new_event, read_event
+from web.formats.client_clock import ClientClock
 from web.formats.json_parts import array_parts, object_members
 
 #: What became of each event of a body, in order: what intake stores, or why it is refused.
@@ -36,19 +39,22 @@ class _RawBatch(msgspec.Struct, rename="camel"):
 
 @dataclass(frozen=True, slots=True)
 class BatchTerms:
-    """Whose events they are, and how large (bytes) and how many they may be."""
+    """Whose events they are, when they were received, how large (bytes) and how many they may be."""
 
     project_id: UUID
+    received_at: dt.datetime
     max_event_bytes: int
     max_batch_events: int
 
 
+#: An array with more commas is split part by part: to split it at once might take much memory.
+MOST_COMMAS = 200_000
 _batch_decoder = msgspec.json.Decoder(BatchBody)
 _raw_batch_decoder = msgspec.json.Decoder(_RawBatch)
 _list_decoder = msgspec.json.Decoder(list[EventBody])
 _raw_list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _line_decoder = msgspec.json.Decoder(EventBody)
-_LINE = re.compile(rb"[^\n]*[^\s][^\n]*")
+_LINE = re.compile(rb"\S[^\n]*+")
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -63,14 +69,16 @@ def read_batch(body: bytes, terms: BatchTerms) -> list[Read]:
     body = body.strip()
     is_array = body[:1] == b"["
     try:
-        events = _list_decoder.decode(body) if is_array else _batch_decoder.decode(body).events
+        batch = BatchBody(_list_decoder.decode(body)) if is_array else _batch_decoder.decode(body)
     except _UNREADABLE:
-        return _read_each(array_parts(body) if is_array else array_parts(_events_of(body)), terms)
-    if len(body) > terms.max_event_bytes and len(events) <= terms.max_batch_events:
+        events, sent_at = (body, None) if is_array else _members_of(body)
+        return _read_each(_split(events), terms, ClientClock.of_request(terms.received_at, sent_at))
+    clock = ClientClock.of_request(terms.received_at, batch.sent_at)
+    if len(body) > terms.max_event_bytes and len(batch.events) <= terms.max_batch_events:
         raw = _raw_list_decoder.decode(body) if is_array else _raw_batch_decoder.decode(body).events
         if max(map(len, raw), default=0) > terms.max_event_bytes:
-            return _read_each(map(bytes, raw), terms)
-    return _read_all(events, terms)
+            return _read_each(map(bytes, raw), terms, clock)
+    return _read_all(batch.events, terms, clock)
 
 
 def read_lines(body: bytes, terms: BatchTerms) -> list[Read]:
@@ -80,31 +88,33 @@ def read_lines(body: bytes, terms: BatchTerms) -> list[Read]:
         TooLarge: There are more than `max_batch_events`.
         Invalid: There is no event.
     """
+    clock = ClientClock(terms.received_at)
+    lines = (match[0] for match in _LINE.finditer(body))
     try:
         events = _line_decoder.decode_lines(body)
     except _UNREADABLE:
-        return _read_each((match[0] for match in _LINE.finditer(body)), terms)
-    if len(body) > terms.max_event_bytes and max(map(len, _LINE.findall(body)), default=0) > terms.max_event_bytes:
-        return _read_each((match[0] for match in _LINE.finditer(body)), terms)
-    return _read_all(events, terms)
+        return _read_each(lines, terms, clock)
+    if len(body) > terms.max_event_bytes and any(len(line) > terms.max_event_bytes for line in _LINE.findall(body)):
+        return _read_each(lines, terms, clock)
+    return _read_all(events, terms, clock)
 
 
-def _read_all(events: list[EventBody], terms: BatchTerms) -> list[Read]:
+def _read_all(events: list[EventBody], terms: BatchTerms, clock: ClientClock) -> list[Read]:
     _check_number(len(events), terms)
     read: list[Read] = []
     for event in events:
         try:
-            read.append(new_event(event, terms.project_id))
+            read.append(new_event(event, terms.project_id, clock))
         except RequestError as error:
             read.append(error)
     return read
 
 
-def _read_each(parts: Iterable[bytes], terms: BatchTerms) -> list[Read]:
+def _read_each(parts: Iterable[bytes], terms: BatchTerms, clock: ClientClock) -> list[Read]:
     read: list[Read] = []
     for part in islice(parts, terms.max_batch_events + 1):
         try:
-            read.append(read_event(part.strip(), terms.project_id, terms.max_event_bytes))
+            read.append(read_event(part.strip(), terms.project_id, clock, terms.max_event_bytes))
         except RequestError as error:
             read.append(error)
     _check_number(len(read), terms)
@@ -119,24 +129,33 @@ def _check_number(number: int, terms: BatchTerms) -> None:
         raise TooLarge(f"events: {message}", problems=(FieldProblem("events", message),))
 
 
-def _events_of(body: bytes) -> bytes:
-    """Return the bytes of the array `events` of an object that as a whole cannot be read."""
+def _split(events: bytes) -> Iterable[bytes]:
+    """Split an array: fast where it is JSON, else by its brackets."""
+    if events.count(b",") <= MOST_COMMAS:
+        with contextlib.suppress(*_UNREADABLE):
+            return map(bytes, _raw_list_decoder.decode(events))
+    return array_parts(events)
+
+
+def _members_of(body: bytes) -> tuple[bytes, str | None]:
+    """Return the array `events`, as bytes, and `sentAt` of an object that as a whole cannot be read."""
     if body[:1] != b"{":
         try:
             msgspec.json.decode(body, type=msgspec.Raw)
         except _UNREADABLE as error:
             raise MalformedJson(f"the body is not JSON: {error}") from None
         raise Invalid.field("body", "must be an object with events, or an array of events")
-    events = b""
+    members: dict[str, bytes] = {}
     for name, value in object_members(body):
         if name not in ("events", "sentAt"):
             raise Invalid.field(name, "is not known")
-        if name == "events":
-            events = value
-        elif value[:1] != b'"' and value != b"null":
-            raise Invalid.field("sentAt", "must be a string")
-    if not events:
+        members[name] = value
+    events = members.get("events")
+    if events is None:
         raise Invalid.field("events", "is required")
     if events[:1] != b"[":
         raise Invalid.field("events", "must be an array")
-    return events
+    try:
+        return events, msgspec.json.decode(members.get("sentAt", b"null"), type=str | None)
+    except _UNREADABLE:
+        raise Invalid.field("sentAt", "must be a string") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 
 import msgspec
 
@@ -12,6 +13,8 @@ from boost_streams.errors import MalformedJson
 #: A whole string, a quote that nothing closes, or what structures the text.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)
 _MEMBER = re.compile(rb'\s*+("(?:[^"\\]++|\\.)*+")\s*+:\s*+', re.DOTALL)
+#: More brackets, commas and strings than this have no events between them: to go on would only take time.
+MOST_TOKENS = 1_000_000
 _OPENING, _CLOSING = frozenset(b"[{"), {ord("]"): ord("["), ord("}"): ord("{")}
 _QUOTE, _COMMA = ord('"'), ord(",")
 
@@ -45,7 +48,7 @@ def object_members(text: bytes) -> Iterator[tuple[str, bytes]]:
 
 def _parts(text: bytes) -> Iterator[bytes]:
     depth, begin = 0, 1
-    for token in _TOKEN.finditer(text):
+    for token in islice(_TOKEN.finditer(text), MOST_TOKENS):
         at = token.start()
         kind = text[at]
         if kind == _QUOTE:
