@@ -10,7 +10,7 @@ from bench.processes import cpu_seconds, folder_bytes, tree_cpu_seconds
 
 _MICRO = 1e6
 #: What a reading is called in rounds, and in words.
-LABELS = {
+COST_LABELS = {
     "worker_us": "CPU of the workers, µs per event",
     "postgres_us": "CPU of PostgreSQL, µs per event",
     "kafka_us": "CPU of the Kafka broker, µs per event",

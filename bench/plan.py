@@ -5,17 +5,45 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import ModuleType
 
-from bench.rows import backlog, batch, end_to_end, single
+from bench.rows import (
+    backlog,
+    batch,
+    dead_rows,
+    end_to_end,
+    latency,
+    neighbour,
+    settle_time,
+    single,
+    two_workers,
+    wal,
+)
 from bench.run import Effort
 
 #: In the order of the table. A later group may use what an earlier one found (the maximum rate).
-GROUPS: tuple[ModuleType, ...] = (single, batch, end_to_end, backlog)
+GROUPS: tuple[ModuleType, ...] = (
+    single,
+    batch,
+    end_to_end,
+    backlog,
+    latency,
+    settle_time,
+    wal,
+    two_workers,
+    neighbour,
+    dead_rows,
+)
 
 FULL: Mapping[str, Effort] = {
     "single": Effort(rounds=5, seconds=3),
     "batch": Effort(rounds=5, seconds=3),
     "end_to_end": Effort(rounds=5, seconds=12),
     "backlog": Effort(rounds=5, seconds=0, events=200_000),
+    "p99": Effort(rounds=5, seconds=5),
+    "settle_time": Effort(rounds=5, seconds=5),
+    "wal": Effort(rounds=5, seconds=3),
+    "two_workers": Effort(rounds=5, seconds=5),
+    "neighbour": Effort(rounds=5, seconds=5),
+    "dead_rows": Effort(rounds=1, seconds=0, events=1_000_000),
 }
 QUICK: Mapping[str, Effort] = {
     "single": Effort(rounds=1, seconds=1),

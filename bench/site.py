@@ -78,6 +78,11 @@ class Site:
         return [project.key for project in self.projects]
 
     @property
+    def project_list(self) -> str:
+        """The ids of the projects, as the programs of `bench.ceilings` take them."""
+        return ",".join(str(project.id) for project in self.projects)
+
+    @property
     def topics_folder(self) -> Path:
         """Where the broker keeps a folder per partition."""
         return self.kafka.data_dir / "data"

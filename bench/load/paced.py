@@ -22,7 +22,6 @@ _MOST_GROWTH = 0.03
 #: The first part of a run, during which queues fill up to where they stay (share of its seconds).
 _SETTLING_IN = 0.25
 _SLOWER = 0.93
-_FIRST_PACE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +75,12 @@ def events_per_request(requests: Requests) -> int:
     return max(1, requests.per_request)
 
 
-def first_pace(deployment: Deployment, requests: Requests, *, connections: int, seconds: float) -> float:
-    """Return events per second that a deployment takes and settles, from a run as fast as answers come."""
+def settled_throughput(deployment: Deployment, requests: Requests, *, connections: int, seconds: float) -> float:
+    """Return events per second that a deployment takes and settles, the time until the last is settled included."""
     before = deployment.accepted()
     answer = saturate(deployment.address, requests, connections=connections, seconds=seconds)
     waited = deployment.wait_until_settled()
-    return _FIRST_PACE * (deployment.accepted() - before) / (answer.seconds + waited)
+    return (deployment.accepted() - before) / (answer.seconds + waited)
 
 
 def run_at(deployment: Deployment, requests: Requests, *, connections: int, seconds: float, pace: float) -> Sustained:
@@ -124,3 +123,23 @@ def sustained(
         say(f"behind by {run.growth:,.0f} events/s at {pace:,.0f} events/s: slower")
         pace *= _SLOWER
     raise AssertionError("unreachable: the last try returns")
+
+
+def send_and_settle(
+    deployment: Deployment,
+    requests: Requests,
+    *,
+    connections: int,
+    pace: float,
+    events: int,
+    say: Callable[[str], None],
+    most_seconds: float = 30.0,
+) -> None:
+    """Send events at a pace, in stretches, until so many more are accepted and settled."""
+    wanted = deployment.accepted() + events
+    while (left := wanted - deployment.accepted()) > 0:
+        seconds = max(1.0, min(most_seconds, left / pace))
+        run = run_at(deployment, requests, connections=connections, seconds=seconds, pace=pace)
+        if not run.holds:
+            pace *= _SLOWER
+        say(f"{events - max(0, wanted - deployment.accepted()):,} of {events:,} events")

@@ -8,6 +8,7 @@ from bench.ceilings.copy import Copied
 from bench.ceilings.programs import run_program
 from bench.deployment import Deployment, deployed
 from bench.load.wrk import saturate
+from bench.meter import COST_LABELS, cost_since, read
 from bench.results import Goal, Row
 from bench.run import BATCH_EVENTS, Bench, suffix
 
@@ -27,16 +28,16 @@ def measure(bench: Bench) -> Iterable[Row]:
         for number in range(bench.effort.rounds):
             for ids, row in rows.items():
                 copied = copy_rate(bench, worker.url, message_ids=ids, seconds=bench.effort.seconds)
+                before = read(worker)
                 accepted = _accepted_rate(bench, worker, message_ids=ids, seconds=bench.effort.seconds)
-                row.rounds.append({"boost": accepted, "copy": copied})
-                bench.show_round(number, row.id, {**row.rounds[-1], "ratio": accepted / copied})
+                row.rounds.append({"boost": accepted, "copy": copied, **cost_since(worker, before)})
+                bench.show_round(number, row.id, {"boost": accepted, "copy": copied, "ratio": accepted / copied})
     return rows.values()
 
 
 def copy_rate(bench: Bench, url: str, *, message_ids: bool, seconds: float) -> float:
     """Return rows per second of COPY into the events of a database."""
-    projects = ",".join(str(project.id) for project in bench.site.projects)
-    arguments = ["--url", url, "--projects", projects, "--seconds", seconds]
+    arguments = ["--url", url, "--projects", bench.site.project_list, "--seconds", seconds]
     copied = run_program("copy", [*arguments, *(["--message-ids"] if message_ids else [])], Copied)
     return copied.rows / copied.seconds
 
@@ -55,5 +56,5 @@ def _row(message_ids: bool) -> Row:
         unit="events/s",
         rounds=[],
         goals=list(_GOALS),
-        labels={"boost": "Boost", "copy": "COPY by asyncpg, two connections"},
+        labels={"boost": "Boost", "copy": "COPY by asyncpg, two connections", **COST_LABELS},
     )

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench.deployment import Deployment, deployed
-from bench.load.paced import Sustained, first_pace, sustained
+from bench.load.paced import Sustained, settled_throughput, sustained
 from bench.load.wrk import Requests, saturate
-from bench.meter import LABELS, cost_since, read
+from bench.meter import COST_LABELS, cost_since, read
 from bench.results import Goal, Row
 from bench.run import BATCH_EVENTS, Bench, suffix
 
@@ -22,6 +22,8 @@ CONNECTIONS = 16
 #: How much shorter the ceiling is measured than the sustained run.
 _CEILING_SHARE = 0.3
 _SHORTEST_SECONDS = 2.0
+#: How long requests come as fast as they are answered, to find the first pace.
+_FIRST_SECONDS = 2.0
 _GOALS = (Goal("of ingest alone", ">=", 0.50, ("ingest",)),)
 
 
@@ -44,7 +46,7 @@ def measure(bench: Bench) -> Iterable[Row]:
         whole = stack.enter_context(deployed(bench.site, "whole_path", "web,agents,sweeper"))
         for case in cases:
             _ingest_rate(bench, ingest, case.requests, 1)
-            case.pace = first_pace(whole, case.requests, connections=CONNECTIONS, seconds=_shorter(bench))
+            case.pace = settled_throughput(whole, case.requests, connections=CONNECTIONS, seconds=_FIRST_SECONDS)
             bench.say(f"{case.row.id}: takes and settles about {case.pace:,.0f} events/s")
         for number in range(bench.effort.rounds):
             for case in cases:
@@ -96,7 +98,7 @@ def _row(message_ids: bool) -> Row:
         labels={
             "boost": "Boost",
             "ingest": "ingest alone",
-            **LABELS,
+            **COST_LABELS,
             "growth": "growth of the backlog, events/s",
         },
         details={},

@@ -6,12 +6,13 @@ In each round the two parse-only servers and our workers are loaded one after th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from bench.ceilings.servers import LABELS, parse_only_server
 from bench.deployment import Deployment, deployed
-from bench.load.wrk import saturate
+from bench.load.wrk import WrkAnswer, saturate
+from bench.meter import COST_LABELS, cost_since, read
 from bench.results import Goal, Row
 from bench.run import Bench, suffix
 
@@ -69,43 +70,37 @@ def _measure_round(
     rows: dict[str, Row],
 ) -> None:
     """Measure ceiling, ours, the other ceiling, ours; in the next round the ceilings change places."""
-    measurements: dict[str, Callable[[], float]] = {}
-    pairs = list(zip(("faust", "aiohttp"), ceilings, strict=True))
     ours = [kind for kind in workers if case.row_id(kind) in rows]
-    if not ours:
-        return
+    pairs = list(zip(("faust", "aiohttp"), ceilings, strict=True))
     if number % 2:
         pairs.reverse()
-    for position, (name, url) in enumerate(pairs):
-        measurements[name] = lambda url=url: _rate(bench, case, url)  # type: ignore[misc]
+    parse_only: dict[str, float] = {}
+    measured: dict[str, dict[str, float]] = {}
+    for position, (name, url) in enumerate(pairs if ours else []):
+        parse_only[name] = _answer(bench, case, url).rate
         for kind in ours[position::2]:
-            measurements[kind] = _measurement_of(bench, case, kind, workers[kind])
-    values = {name: measured() for name, measured in measurements.items()}
+            measured[kind] = _ours(bench, case, kind, workers[kind])
     for kind in ours:
         row = rows[case.row_id(kind)]
-        one = {"boost": values[kind], "faust": values["faust"], "aiohttp": values["aiohttp"]}
+        one = {"boost": measured[kind].pop("boost"), **parse_only, **measured[kind]}
         row.rounds.append(one)
-        bench.show_round(number, row.id, one | {"ratio": one["boost"] / one["faust"]})
+        shown = {name: one[name] for name in ("boost", "faust", "aiohttp")}
+        bench.show_round(number, row.id, shown | {"ratio": one["boost"] / one["faust"]})
 
 
-def _measurement_of(bench: Bench, case: _Case, kind: str, worker: Deployment) -> Callable[[], float]:
-    if kind == "whole":
-        return lambda: _settled_rate(bench, case, worker)
-    return lambda: _rate(bench, case, worker.address)
-
-
-def _rate(bench: Bench, case: _Case, url: str) -> float:
+def _answer(bench: Bench, case: _Case, url: str) -> WrkAnswer:
     requests = bench.single(message_ids=case.message_ids)
-    return saturate(url, requests, connections=case.connections, seconds=bench.effort.seconds).rate
+    return saturate(url, requests, connections=case.connections, seconds=bench.effort.seconds)
 
 
-def _settled_rate(bench: Bench, case: _Case, worker: Deployment) -> float:
-    """Return events accepted and settled per second, the time until the last is settled included."""
-    before = worker.accepted()
-    requests = bench.single(message_ids=case.message_ids)
-    answer = saturate(worker.address, requests, connections=case.connections, seconds=bench.effort.seconds)
-    waited = worker.wait_until_settled()
-    return (worker.accepted() - before) / (answer.seconds + waited)
+def _ours(bench: Bench, case: _Case, kind: str, worker: Deployment) -> dict[str, float]:
+    """Return requests per second, for a whole worker the time until the last is settled included, and their cost."""
+    before = read(worker)
+    answer = _answer(bench, case, worker.address)
+    if kind == "single":
+        return {"boost": answer.rate, **cost_since(worker, before)}
+    seconds = answer.seconds + worker.wait_until_settled()
+    return {"boost": (worker.accepted() - before.accepted) / seconds, **cost_since(worker, before)}
 
 
 @contextlib.contextmanager
@@ -124,5 +119,5 @@ def _row(kind: str, case: _Case) -> Row:
         unit="requests/s",
         rounds=[],
         goals=list(_GOALS[kind]),
-        labels={"boost": "Boost", **LABELS},
+        labels={"boost": "Boost", **LABELS, **COST_LABELS},
     )
