@@ -8,6 +8,7 @@ import datetime as dt
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import ModuleType
 
 import structlog
@@ -17,6 +18,8 @@ from bench.children import end_children
 from bench.database import ask
 from bench.errors import BenchError
 from bench.load.wrk import wrk_program
+from bench.plots import draw_plots
+from bench.report import DOCUMENT, write_report
 from bench.results import RESULTS_FILE, SCRATCH_FILE, Measured, Row, read_results, write_results
 from bench.run import Bench, Effort
 from bench.site import Site, postgres_settings, running_site
@@ -29,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.list:
         print("\n".join(plan.all_row_ids()))
+        return 0
+    if options.report:
+        _publish()
         return 0
     wanted = _filter(options.only)
     if not any(wanted(row_id) for row_id in plan.all_row_ids()):
@@ -45,7 +51,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         end_children()
     print(as_text(rows))
+    if target_of(options) == RESULTS_FILE:
+        _publish()
     return 0
+
+
+def target_of(options: argparse.Namespace) -> Path:
+    """Return where the rounds go: a quick run and single rows leave the results of the whole run alone."""
+    return SCRATCH_FILE if options.mode == "quick" or options.only else RESULTS_FILE
+
+
+def _publish() -> None:
+    """Draw the plots, where matplotlib is installed, and write the document."""
+    results = read_results()
+    try:
+        draw_plots(results)
+    except ImportError:
+        print("bench: no plots, matplotlib is not installed: pip install 'boost-streams[bench]'", file=sys.stderr)
+    write_report(results)
+    print(f"bench: wrote {DOCUMENT}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, help="seconds of one measurement")
     parser.add_argument("--events", type=int, help="events, in rows that count them")
     parser.add_argument("--connections", type=int, action="append", help="connections, in rows that have several")
+    parser.add_argument("--report", action="store_true", help="write docs/performance.md from bench/results.json again")
     parser.add_argument("--list", action="store_true", help="name the rows and leave")
     return parser
 
@@ -83,7 +108,7 @@ def _run(options: argparse.Namespace, wanted: Callable[[str], bool]) -> list[Row
     groups = [group for group in plan.GROUPS if any(wanted(row_id) for row_id in group.ROWS)]
     if not options.only:
         groups = plan.groups_of(options.mode)
-    target = RESULTS_FILE if options.mode != "quick" and not options.only else SCRATCH_FILE
+    target = target_of(options)
     done: list[Row] = []
     bench = Bench(site=None, effort=Effort(1, 1), wanted=wanted)  # type: ignore[arg-type]
     with running_site(bench.say) as site:

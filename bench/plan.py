@@ -10,10 +10,13 @@ from bench.rows import (
     batch,
     dead_rows,
     end_to_end,
+    large_table,
     latency,
+    memory,
     neighbour,
     settle_time,
     single,
+    snapshot,
     two_workers,
     wal,
 )
@@ -31,6 +34,9 @@ GROUPS: tuple[ModuleType, ...] = (
     two_workers,
     neighbour,
     dead_rows,
+    snapshot,
+    large_table,
+    memory,
 )
 
 FULL: Mapping[str, Effort] = {
@@ -51,7 +57,11 @@ QUICK: Mapping[str, Effort] = {
     "end_to_end": Effort(rounds=1, seconds=4),
     "backlog": Effort(rounds=1, seconds=0, events=40_000),
 }
-LARGE: Mapping[str, Effort] = {}
+LARGE: Mapping[str, Effort] = {
+    "snapshot": Effort(rounds=5, seconds=60),
+    "large_table": Effort(rounds=5, seconds=0, events=10_000_000),
+    "memory": Effort(rounds=1, seconds=0, events=5_000_000),
+}
 MODES: Mapping[str, Mapping[str, Effort]] = {"full": FULL, "quick": QUICK, "large": LARGE}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from bench.database import TableState, ask
 from bench.deployment import deployed
 from bench.errors import BenchError
-from bench.load.paced import send_and_settle, settled_throughput
+from bench.load.paced import FIRST_SHARE, send_and_settle, settled_throughput
 from bench.results import Goal, Row
 from bench.rows.end_to_end import CONNECTIONS
 from bench.run import Bench
@@ -23,7 +23,9 @@ def measure(bench: Bench) -> Iterable[Row]:
     row = _row(bench.effort.events)
     with deployed(bench.site, "dead_rows", "web,agents,sweeper") as worker, ask(worker.url) as question:
         for number in range(bench.effort.rounds):
-            pace = settled_throughput(worker, bench.batches(), connections=CONNECTIONS, seconds=_FIRST_SECONDS)
+            pace = FIRST_SHARE * settled_throughput(
+                worker, bench.batches(), connections=CONNECTIONS, seconds=_FIRST_SECONDS
+            )
             send_and_settle(
                 worker, bench.batches(), connections=CONNECTIONS, pace=pace, events=bench.effort.events, say=bench.say
             )

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench.deployment import Deployment, deployed
-from bench.load.paced import Sustained, settled_throughput, sustained
+from bench.load.paced import FASTER, FIRST_SHARE, Sustained, settled_throughput, sustained
 from bench.load.wrk import Requests, saturate
 from bench.meter import COST_LABELS, cost_since, read
 from bench.results import Goal, Row
@@ -46,8 +46,9 @@ def measure(bench: Bench) -> Iterable[Row]:
         whole = stack.enter_context(deployed(bench.site, "whole_path", "web,agents,sweeper"))
         for case in cases:
             _ingest_rate(bench, ingest, case.requests, 1)
-            case.pace = settled_throughput(whole, case.requests, connections=CONNECTIONS, seconds=_FIRST_SECONDS)
-            bench.say(f"{case.row.id}: takes and settles about {case.pace:,.0f} events/s")
+            about = settled_throughput(whole, case.requests, connections=CONNECTIONS, seconds=_FIRST_SECONDS)
+            case.pace = FIRST_SHARE * about
+            bench.say(f"{case.row.id}: takes and settles about {about:,.0f} events/s")
         for number in range(bench.effort.rounds):
             for case in cases:
                 _measure_round(bench, number, case, ingest, whole)
@@ -65,7 +66,7 @@ def _measure_round(bench: Bench, number: int, case: _Case, ingest: Deployment, w
         pace=case.pace,
         say=bench.say,
     )
-    case.pace = run.pace
+    case.pace = run.pace * FASTER if run.pace == case.pace else run.pace
     cost = cost_since(whole, before)
     case.row.rounds.append({"boost": run.rate, "ingest": ceiling, **cost, "growth": run.growth})
     _keep_backlog(case.row, run)

@@ -48,7 +48,7 @@ def measure(bench: Bench) -> Iterable[Row]:
     """Measure every wanted combination of worker, connections and messageId."""
     cases = [_Case(connections, ids) for connections in bench.effort.connections for ids in bench.effort.message_ids]
     kinds = [kind for kind in _KINDS if any(bench.wanted(case.row_id(kind)) for case in cases)]
-    rows = {case.row_id(kind): _row(kind, case) for case in cases for kind in kinds if bench.wanted(case.row_id(kind))}
+    rows = {case.row_id(kind): _row(kind, case) for kind in kinds for case in cases if bench.wanted(case.row_id(kind))}
     with contextlib.ExitStack() as stack:
         faust = stack.enter_context(parse_only_server(bench.site, "faust"))
         aiohttp = stack.enter_context(parse_only_server(bench.site, "aiohttp"))
