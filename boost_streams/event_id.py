@@ -12,6 +12,7 @@ import datetime as dt
 from uuid import UUID
 
 import uuid_utils
+from asyncpg.pgproto.pgproto import UUID as FastUUID  # a uuid.UUID, made four times as fast and sent as it is
 
 #: How many ids one batch owns: the low 16 bits of its UUIDv7.
 IDS_PER_BATCH = 1 << 16
@@ -35,8 +36,8 @@ def event_ids(batch_id: UUID, count: int) -> list[UUID]:
     """
     if count > IDS_PER_BATCH:
         raise ValueError(f"a batch owns {IDS_PER_BATCH} ids, not {count}")
-    first = batch_id.int
-    return [UUID(int=first + n) for n in range(count)]
+    start = batch_id.bytes[:14]
+    return [FastUUID(start + n.to_bytes(2, "big")) for n in range(count)]
 
 
 def batch_of(event_id: UUID) -> UUID:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import gc
 import os
 import socket
 import sys
@@ -155,6 +156,7 @@ class Worker:
     async def _start_web(self, _: Any) -> None:
         await self.intake.start()
         await self.authenticator.start()
+        _collect_seldom()
 
     def _wire_agents(self, table: Any) -> None:
         registry = load_registry()
@@ -255,6 +257,17 @@ class Worker:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(EXIT_CONFIGURATION if self.app.gate.mismatch else 0)
+
+
+def _collect_seldom() -> None:
+    """Have Python look for reference cycles seldom, and never among what was loaded at the start.
+
+    By default it looks after every 700 new objects, fewer than requests in flight hold; that took a tenth of the time
+    of a request. Boost's own objects are freed by their reference counts.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def _watchdog() -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
+from asyncpg.pgproto.pgproto import UUID as FastUUID
 
 from boost_streams.event_id import last_of
 from db.pool import Connection
@@ -22,32 +23,41 @@ WITH stored AS (
     SELECT t.id, t.project_id, t.event_type, t.user_id, t.anonymous_id, t.session_id, t.message_id, t.payload,
            coalesce(t.occurred_at, now()), t.original_timestamp
     FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::jsonb[],
-                $9::timestamptz[], $17::timestamptz[])
+                $9::timestamptz[], $10::timestamptz[])
         AS t (id, project_id, event_type, user_id, anonymous_id, session_id, message_id, payload, occurred_at,
               original_timestamp)
 )
 INSERT INTO event_batches (id, worker_id, seq, project_ids, first_id, last_id, unsettled, due_at)
-VALUES ($10, $11, $12, $13, $10, $14, $15, now() + make_interval(secs => $16))
+VALUES ($11, $12, $13, $14, $11, $15, $16, now() + make_interval(secs => $17))
 RETURNING created_at
 """
 
 # Which generation is current must not change before this commit is done: the swap takes this lock exclusively.
 GENERATION_LOCK = 0x6B657973  # "keys"
-_CURRENT_GENERATION = "SELECT boost_current_key_generation($1)"
-_CLAIM_KEYS = """
-INSERT INTO event_keys_{current} (key, event_id)
-SELECT t.key, t.event_id FROM unnest($1::uuid[], $2::uuid[]) AS t (key, event_id)
-WHERE NOT EXISTS (SELECT 1 FROM event_keys_{previous} p WHERE p.key = t.key)
-ORDER BY t.key
-ON CONFLICT (key) DO NOTHING
-RETURNING key
-"""
-_CLAIM_KEYS_A = _CLAIM_KEYS.format(current="a", previous="b")
-_CLAIM_KEYS_B = _CLAIM_KEYS.format(current="b", previous="a")
-_KNOWN_KEYS = """
-SELECT key, event_id FROM event_keys_a WHERE key = ANY($1::uuid[])
-UNION ALL
-SELECT key, event_id FROM event_keys_b WHERE key = ANY($1::uuid[])
+# The same for events some of which have keys ($19, null where there is none): those whose key is known are left out.
+_STORE_WITH_KEYS = """
+WITH known AS MATERIALIZED (
+    SELECT known_key, first_id FROM boost_claim_keys($18, $19::uuid[], $1::uuid[])
+), stored AS (
+    INSERT INTO events
+        (id, project_id, event_type, user_id, anonymous_id, session_id, message_id, payload, occurred_at,
+         original_timestamp)
+    SELECT t.id, t.project_id, t.event_type, t.user_id, t.anonymous_id, t.session_id, t.message_id, t.payload,
+           coalesce(t.occurred_at, now()), t.original_timestamp
+    FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::jsonb[],
+                $9::timestamptz[], $10::timestamptz[], $19::uuid[])
+        AS t (id, project_id, event_type, user_id, anonymous_id, session_id, message_id, payload, occurred_at,
+              original_timestamp, key)
+    WHERE NOT EXISTS (SELECT 1 FROM known k WHERE k.known_key = t.key)
+), batch AS (
+    INSERT INTO event_batches (id, worker_id, seq, project_ids, first_id, last_id, unsettled, due_at)
+    SELECT $11, $12, $13, $14, $11, $15, n.unsettled, now() + make_interval(secs => $17)
+    FROM (SELECT $16::int - (SELECT count(*)::int FROM known)) AS n (unsettled)
+    WHERE n.unsettled > 0
+    RETURNING created_at
+)
+SELECT (SELECT created_at FROM batch), (SELECT array_agg(known_key) FROM known) AS known_keys,
+       (SELECT array_agg(first_id) FROM known) AS first_ids
 """
 
 # The swap: the older generation is emptied and becomes the current one.
@@ -81,8 +91,15 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
     @property
     def size(self) -> int:
         """About how many bytes it takes in memory and on the wire."""
-        texts = (self.event_type, self.user_id, self.anonymous_id, self.session_id, self.message_id)
-        return len(self.payload) + 256 + sum(len(text) for text in texts if text)
+        return (
+            len(self.payload)
+            + len(self.event_type)
+            + len(self.user_id or "")
+            + len(self.anonymous_id or "")
+            + len(self.session_id or "")
+            + len(self.message_id or "")
+            + 256
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,41 +114,7 @@ class StoredBatch:
 
 def message_key(project_id: UUID, message_id: str) -> UUID:
     """Return the 16-byte key of a (project, messageId): BLAKE2b over both."""
-    return UUID(bytes=hashlib.blake2b(project_id.bytes + message_id.encode(), digest_size=16).digest())
-
-
-async def claim_message_ids_across_projects(
-    connection: Connection, events: Sequence[NewEvent], ids: Sequence[UUID]
-) -> dict[int, UUID]:
-    """Claim the messageIds of a commit inside its transaction.
-
-    Returns:
-        For each position whose messageId is known already (from an earlier commit, or from an earlier position
-        of this one), the id of the first event that carried it.
-    """
-    first_position: dict[UUID, int] = {}
-    repeated: dict[int, UUID] = {}
-    for position, event in enumerate(events):
-        if event.message_id is None:
-            continue
-        key = message_key(event.project_id, event.message_id)
-        if key in first_position:
-            repeated[position] = key
-        else:
-            first_position[key] = position
-    if not first_position:
-        return {}
-    keys = sorted(first_position)
-    current = await connection.fetchval(_CURRENT_GENERATION, GENERATION_LOCK)
-    claim = _CLAIM_KEYS_A if current == b"a" else _CLAIM_KEYS_B
-    claimed = {row["key"] for row in await connection.fetch(claim, keys, [ids[first_position[key]] for key in keys])}
-    known: dict[UUID, UUID] = {key: ids[first_position[key]] for key in claimed}
-    unclaimed = [key for key in keys if key not in claimed]
-    if unclaimed:
-        known.update((row["key"], row["event_id"]) for row in await connection.fetch(_KNOWN_KEYS, unclaimed))
-    duplicates = {first_position[key]: known[key] for key in unclaimed}
-    duplicates.update((position, known[key]) for position, key in repeated.items())
-    return duplicates
+    return FastUUID(hashlib.blake2b(project_id.bytes + message_id.encode(), digest_size=16).digest())
 
 
 async def store_batch_across_projects(
@@ -144,7 +127,7 @@ async def store_batch_across_projects(
     seq: int,
     stuck_after_seconds: float,
 ) -> StoredBatch:
-    """Store events and their batch row in one transaction. The caller holds a pipeline connection.
+    """Store events and their batch row: one statement, and so one transaction. The caller holds a pipeline connection.
 
     Events whose messageId is known are not stored again; with none left, no batch row is written and
     `committed_at` is None.
@@ -153,38 +136,55 @@ async def store_batch_across_projects(
         asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError: One of
             the events cannot be stored; nothing was.
     """
-    if all(event.message_id is None for event in events):
-        stored_at = await _store(connection, batch_id, list(ids), events, worker_id, seq, stuck_after_seconds)
+    keys = [None if event.message_id is None else message_key(event.project_id, event.message_id) for event in events]
+    repeated = _repeated(keys)
+    kept = [position for position in range(len(events)) if position not in repeated] if repeated else None
+    parameters = _parameters(
+        batch_id,
+        ids if kept is None else [ids[position] for position in kept],
+        events if kept is None else [events[position] for position in kept],
+        worker_id,
+        seq,
+        stuck_after_seconds,
+    )
+    if not any(keys):
+        stored_at = await connection.fetchval(_STORE, *parameters)
         return StoredBatch(batch_id, stored_at, list(ids), frozenset())
-    async with connection.transaction():
-        duplicates = await claim_message_ids_across_projects(connection, events, ids)
-        fresh = [position for position in range(len(events)) if position not in duplicates]
-        committed_at: dt.datetime | None = None
-        if fresh:
-            committed_at = await _store(
-                connection,
-                batch_id,
-                [ids[position] for position in fresh],
-                [events[position] for position in fresh],
-                worker_id,
-                seq,
-                stuck_after_seconds,
-            )
-    given = [duplicates.get(position, event_id) for position, event_id in enumerate(ids)]
-    return StoredBatch(batch_id, committed_at, given, frozenset(duplicates))
+    row = await connection.fetchrow(
+        _STORE_WITH_KEYS, *parameters, GENERATION_LOCK, keys if kept is None else [keys[position] for position in kept]
+    )
+    assert row is not None
+    given, duplicates = list(ids), set(repeated)
+    first_ids = dict(zip(row["known_keys"] or (), row["first_ids"] or (), strict=True))
+    if first_ids:
+        for position, key in enumerate(keys):
+            if key in first_ids:
+                given[position] = first_ids[key]
+                duplicates.add(position)
+    for position, first in repeated.items():
+        given[position] = given[first]
+    return StoredBatch(batch_id, row["created_at"], given, frozenset(duplicates))
 
 
-async def _store(
-    connection: Connection,
+def _repeated(keys: Sequence[UUID | None]) -> dict[int, int]:
+    """Return the positions whose key stands further ahead already, with the first position that has it."""
+    first: dict[UUID, int] = {}
+    repeated = {}
+    for position, key in enumerate(keys):
+        if key is not None and (earlier := first.setdefault(key, position)) != position:
+            repeated[position] = earlier
+    return repeated
+
+
+def _parameters(
     batch_id: UUID,
-    ids: list[UUID],
+    ids: Sequence[UUID],
     events: Sequence[NewEvent],
     worker_id: UUID,
     seq: int,
     stuck_after_seconds: float,
-) -> dt.datetime:
-    committed_at: dt.datetime = await connection.fetchval(
-        _STORE,
+) -> tuple[object, ...]:
+    return (
         ids,
         [event.project_id for event in events],
         [event.event_type for event in events],
@@ -194,6 +194,7 @@ async def _store(
         [event.message_id for event in events],
         [event.payload for event in events],
         [event.occurred_at for event in events],
+        [event.original_timestamp for event in events],
         batch_id,
         worker_id,
         seq,
@@ -201,9 +202,7 @@ async def _store(
         last_of(batch_id),
         len(ids),
         stuck_after_seconds,
-        [event.original_timestamp for event in events],
     )
-    return committed_at
 
 
 async def swap_key_generations_across_projects(connection: Connection, idempotency_days: int) -> bool:

@@ -111,7 +111,7 @@ class Lease:
         """Take its bytes away and end its wait."""
         self.was_cut_off = True
         self.release()
-        if self._deadline is not None:
+        if self._deadline is not None and not self._deadline.expired():
             self._deadline.reschedule(0.0)
         self.end()
 

@@ -10,8 +10,8 @@ from web.auth import require
 from web.body import read_bytes
 from web.formats.boost_json import read_event
 from web.formats.client_clock import ClientClock
-from web.intake import Accepted
 from web.services import json_response, services_of
+from web.waiting import Accepted
 
 #: Content types under which clients send JSON.
 JSON_TYPES = ("", "application/octet-stream", "application/json", "text/plain", "application/x-www-form-urlencoded")

@@ -16,9 +16,9 @@ from web.auth import require
 from web.body import read_bytes
 from web.formats.boost_batch import BatchTerms, Read, read_batch, read_lines
 from web.ingest import JSON_TYPES
-from web.intake import Accepted, Answer
 from web.middleware import REQUEST_ID, public_message
 from web.services import json_response, services_of
+from web.waiting import Accepted, Answer
 
 LINES_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 

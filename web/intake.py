@@ -11,9 +11,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import time
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from uuid import UUID
 
 import asyncpg
@@ -29,12 +27,12 @@ from db.intake import NewEvent, StoredBatch, store_batch_across_projects
 from db.pool import Database
 from web.byte_budget import ByteBudget
 from web.outbox import Outbox
+from web.waiting import MOST_EVENTS, Accepted, Answer, Part, Submission, WaitingList
 
-#: Bounds of one commit, so that its message stays far under the broker's limit (STORAGE.md).
-MOST_EVENTS = 500
-MOST_BYTES = 512 * 1024
 #: How many commits may be under way at once.
 COMMITS_IN_FLIGHT = 2
+#: So many turns of the event loop bring a request from its socket to here.
+_TURNS_TO_SUBMIT = 2
 #: How long one commit may take before its requests are answered 503 (seconds).
 COMMIT_SECONDS = 8.0
 #: How often a commit is tried again after a deadlock or a serialization failure.
@@ -43,44 +41,12 @@ _CONFLICT_TRIES = 3
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """An event that is stored: its id, and whether an earlier event carried the same messageId."""
-
-    id: UUID
-    duplicate: bool = False
-
-
-Answer = Accepted | BoostError
-
-
 class _NothingSent(Exception):
     """PostgreSQL was away before anything was asked of it: nothing can have been committed."""
 
     def __init__(self, unavailable: Unavailable) -> None:
         super().__init__(unavailable.message)
         self.unavailable = unavailable
-
-
-class _Submission:
-    """The events of one request, answered when the last of them is."""
-
-    __slots__ = ("answers", "done", "events", "open")
-
-    def __init__(self, events: Sequence[NewEvent], done: asyncio.Future[list[Answer]]) -> None:
-        self.events = events
-        self.answers: list[Answer | None] = [None] * len(events)
-        self.open = len(events)
-        self.done = done
-
-    def answer(self, position: int, answer: Answer) -> None:
-        self.answers[position] = answer
-        self.open -= 1
-        if self.open == 0 and not self.done.done():
-            self.done.set_result([given for given in self.answers if given is not None])
-
-
-_Item = tuple[_Submission, int]
 
 
 class Intake:
@@ -101,7 +67,7 @@ class Intake:
         self._stuck_after = stuck_after_seconds
         #: What bodies that arrive and events that are not answered yet may take together.
         self.budget = ByteBudget(most_waiting_bytes)
-        self._waiting: deque[_Item] = deque()
+        self._waiting = WaitingList()
         self._arrived = asyncio.Event()
         self._commits: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(COMMITS_IN_FLIGHT)
@@ -121,21 +87,20 @@ class Intake:
         """
         if not events:
             return []
-        size = sum(event.size for event in events)
-        self.budget.take(size)
-        submission = _Submission(events, asyncio.get_running_loop().create_future())
-        self._waiting.extend((submission, position) for position in range(len(events)))
+        submission = Submission(events, asyncio.get_running_loop().create_future())
+        self.budget.take(submission.size)
+        self._waiting.append(submission)
         self._arrived.set()
         try:
             return await submission.done
         finally:
-            self.budget.give_back(size)
+            self.budget.give_back(submission.size)
 
     async def drain(self, seconds: float) -> None:
         """Commit what waits and wait for messages on their way, up to a deadline."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._waiting or self._commits or self._outbox.on_their_way:
+                while self._waiting.events or self._commits or self._outbox.on_their_way:
                     tasks = [*self._commits, *self._outbox.on_their_way] or [asyncio.create_task(asyncio.sleep(0.005))]
                     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
@@ -151,39 +116,36 @@ class Intake:
         while True:
             await self._arrived.wait()
             await self._slots.acquire()
-            items = self._take()
-            if not items:
+            await self._gather()
+            parts = self._waiting.take()
+            if not parts:
                 self._slots.release()
                 self._arrived.clear()
                 continue
-            task = asyncio.create_task(self._commit_and_free(items))
+            task = asyncio.create_task(self._commit_and_free(parts))
             self._commits.add(task)
             task.add_done_callback(self._commits.discard)
 
-    def _take(self) -> list[_Item]:
-        items: list[_Item] = []
-        size = 0
-        while self._waiting and len(items) < MOST_EVENTS:
-            submission, position = self._waiting[0]
-            event_size = submission.events[position].size
-            if items and size + event_size > MOST_BYTES:
-                break
-            items.append(self._waiting.popleft())
-            size += event_size
-        return items
+    async def _gather(self) -> None:
+        """Let in what the event loop has at hand already, so that requests that come together are stored together."""
+        seen = 0
+        while seen < self._waiting.events < MOST_EVENTS:
+            seen = self._waiting.events
+            for _ in range(_TURNS_TO_SUBMIT):
+                await asyncio.sleep(0)
 
-    async def _commit_and_free(self, items: list[_Item]) -> None:
+    async def _commit_and_free(self, parts: list[Part]) -> None:
         try:
-            await self._commit(items)
+            await self._commit(parts)
         except Exception as error:
-            _log.exception("a commit failed unexpectedly", action="intake_commit", count=len(items))
-            _answer_all(items, BoostError(f"the event could not be stored: {type(error).__name__}"))
+            _log.exception("a commit failed unexpectedly", action="intake_commit", count=len(parts))
+            _answer_rest(parts, BoostError(f"the event could not be stored: {type(error).__name__}"))
         finally:
             self._slots.release()
 
-    async def _commit(self, items: list[_Item]) -> None:
-        """Store items as one batch; halve them when one of them is refused by the database."""
-        events = [submission.events[position] for submission, position in items]
+    async def _commit(self, parts: list[Part]) -> None:
+        """Store events as one batch; halve it when one of them is refused by the database."""
+        events = [event for part in parts for event in part.events()]
         batch_id = new_batch_id()
         seq = self._ledger.open()
         started = time.perf_counter()
@@ -191,29 +153,29 @@ class Intake:
             stored = await self._store(batch_id, events, seq)
         except _NothingSent as error:
             self._ledger.close(seq)
-            _answer_all(items, error.unavailable)
+            _answer_rest(parts, error.unavailable)
             return
         except Unavailable as error:
             # Whether the server committed before it went away is not known: have the batch published if it did.
             self._outbox.leave_to_sweeper(batch_id, seq)
-            _answer_all(items, error)
+            _answer_rest(parts, error)
             return
         except asyncpg.CheckViolationError as error:
             self._ledger.close(seq)
             if error.constraint_name is None:  # no check failed: the row found no partition
-                _answer_all(items, Unavailable("no partition for the present time; it is being made", retry_after=1))
+                _answer_rest(parts, Unavailable("no partition for the present time; it is being made", retry_after=1))
                 return
-            await self._bisect(items, error)
+            await self._bisect(parts, error)
             return
         except asyncpg.PostgresError as error:
             self._ledger.close(seq)
             if not isinstance(error.sqlstate, str) or error.sqlstate[:2] not in ("22", "23", "54"):
                 raise
-            await self._bisect(items, error)
+            await self._bisect(parts, error)
             return
         metrics.COMMIT_SECONDS.observe(time.perf_counter() - started)
-        metrics.COMMIT_EVENTS.observe(len(items))
-        self._answer(items, stored)
+        metrics.COMMIT_EVENTS.observe(len(events))
+        self._answer(parts, stored)
         self._publish(events, stored, seq)
 
     async def _store(self, batch_id: UUID, events: Sequence[NewEvent], seq: int) -> StoredBatch:
@@ -243,20 +205,24 @@ class Intake:
             raise error if sent else _NothingSent(error) from None
         raise AssertionError("unreachable: the last try returns or raises")
 
-    async def _bisect(self, items: list[_Item], error: asyncpg.PostgresError) -> None:
-        if len(items) == 1:
-            submission, position = items[0]
-            submission.answer(position, _refusal(error))
+    async def _bisect(self, parts: list[Part], error: asyncpg.PostgresError) -> None:
+        singles = [single for part in parts for single in part.singles()]
+        if len(singles) == 1:
+            _answer_rest(singles, _refusal(error))
             return
-        middle = len(items) // 2
-        await self._commit(items[:middle])
-        await self._commit(items[middle:])
+        middle = len(singles) // 2
+        await self._commit(singles[:middle])
+        await self._commit(singles[middle:])
 
-    def _answer(self, items: list[_Item], stored: StoredBatch) -> None:
-        for number, (submission, position) in enumerate(items):
-            submission.answer(position, Accepted(stored.event_ids[number], number in stored.duplicates))
-        metrics.EVENTS_DUPLICATE.inc(len(stored.duplicates))
-        metrics.EVENTS_ACCEPTED.inc(len(items) - len(stored.duplicates))
+    def _answer(self, parts: list[Part], stored: StoredBatch) -> None:
+        duplicates = stored.duplicates
+        answers = [Accepted(event_id, number in duplicates) for number, event_id in enumerate(stored.event_ids)]
+        start = 0
+        for part in parts:
+            part.submission.answer(part.first, answers[start : start + len(part)])
+            start += len(part)
+        metrics.EVENTS_DUPLICATE.inc(len(duplicates))
+        metrics.EVENTS_ACCEPTED.inc(len(answers) - len(duplicates))
 
     def _publish(self, events: Sequence[NewEvent], stored: StoredBatch, seq: int) -> None:
         if stored.committed_at is None:
@@ -265,9 +231,9 @@ class Intake:
             self._outbox.publish(_batch(events, stored, stored.committed_at), seq)
 
 
-def _answer_all(items: list[_Item], answer: Answer) -> None:
-    for submission, position in items:
-        submission.answer(position, answer)
+def _answer_rest(parts: list[Part], answer: Answer) -> None:
+    for part in parts:
+        part.submission.answer_rest(part.first, part.end, answer)
 
 
 def _refusal(error: asyncpg.PostgresError) -> BoostError:

@@ -21,7 +21,8 @@ from tests.support.projects import make_project
 from tests.support.waiting import eventually
 from web import intake as intake_module
 from web import outbox as outbox_module
-from web.intake import Accepted, Intake
+from web.intake import Intake
+from web.waiting import Accepted
 
 
 @pytest.fixture

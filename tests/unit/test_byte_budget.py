@@ -24,6 +24,9 @@ class Deadline:
 
     ended = False
 
+    def expired(self) -> bool:
+        return False
+
     def reschedule(self, when: float | None) -> None:
         self.ended = True
 
@@ -114,6 +117,33 @@ def test_a_body_that_is_whole_is_not_cut_off() -> None:
     clock.now += 2 * SLOW_SECONDS
     with pytest.raises(Overloaded):
         budget.take(50)
+
+
+async def test_cutting_off_what_has_just_run_out_of_time_harms_nobody() -> None:
+    """Its deadline has passed, and the task that waits has not been told of it yet."""
+    clock = Clock()
+    budget = ByteBudget(100, clock=clock)
+    lease = budget.lease()
+    fired = asyncio.Event()
+
+    async def read() -> None:
+        async with asyncio.timeout(60) as deadline:
+            lease.begin(deadline)
+            lease.grow(80)
+            deadline.reschedule(0.0)
+            asyncio.get_running_loop().call_soon(cut_off, deadline)
+            await asyncio.Event().wait()
+
+    def cut_off(deadline: asyncio.Timeout) -> None:
+        assert deadline.expired()
+        clock.now += SLOW_SECONDS
+        budget.take(50)
+        fired.set()
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(read(), 5)
+    assert fired.is_set()
+    assert (lease.was_cut_off, budget.used) == (True, 50)
 
 
 async def test_cutting_off_ends_the_wait() -> None:

@@ -1,0 +1,120 @@
+"""What waits for its commit: the events of requests, cut into parts that fit into one commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from uuid import UUID
+
+import msgspec
+
+from boost_streams.errors import BoostError
+from db.intake import NewEvent
+
+#: Bounds of one commit, so that its message stays far under the broker's limit (STORAGE.md).
+MOST_EVENTS = 500
+MOST_BYTES = 512 * 1024
+
+
+class Accepted(msgspec.Struct, frozen=True, gc=False):
+    """An event that is stored: its id, and whether an earlier event carried the same messageId."""
+
+    id: UUID
+    duplicate: bool = False
+
+
+Answer = Accepted | BoostError
+
+
+class Submission:
+    """The events of one request, answered when the last of them is."""
+
+    __slots__ = ("_answers", "_open", "done", "events", "size", "sizes", "taken")
+
+    def __init__(self, events: Sequence[NewEvent], done: asyncio.Future[list[Answer]]) -> None:
+        self.events = events
+        self.sizes = [event.size for event in events]
+        self.size = sum(self.sizes)
+        #: How many of the events have been taken off the waiting list.
+        self.taken = 0
+        self.done = done
+        self._answers: list[Answer | None] = [None] * len(events)
+        self._open = len(events)
+
+    def answer(self, first: int, answers: Sequence[Answer]) -> None:
+        """Answer for the events from position `first` on, none of which has an answer yet."""
+        self._answers[first : first + len(answers)] = answers
+        self._open -= len(answers)
+        if self._open == 0 and not self.done.done():
+            self.done.set_result([given for given in self._answers if given is not None])
+
+    def answer_rest(self, first: int, end: int, answer: Answer) -> None:
+        """Give the same answer for the events from `first` to before `end` that have none yet."""
+        for position in range(first, end):
+            if self._answers[position] is None:
+                self.answer(position, [answer])
+
+
+class Part(msgspec.Struct, frozen=True):
+    """Consecutive events of one submission, from `first` to before `end`, that go into one commit."""
+
+    submission: Submission
+    first: int
+    end: int
+
+    def __len__(self) -> int:
+        """Return how many events it has."""
+        return self.end - self.first
+
+    def events(self) -> Sequence[NewEvent]:
+        """Return its events."""
+        return self.submission.events[self.first : self.end]
+
+    def singles(self) -> list[Part]:
+        """Return a part for each of its events."""
+        return [Part(self.submission, position, position + 1) for position in range(self.first, self.end)]
+
+
+class WaitingList:
+    """Submissions in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._submissions: deque[Submission] = deque()
+        #: How many events wait.
+        self.events = 0
+
+    def append(self, submission: Submission) -> None:
+        """Put a submission at the end."""
+        self._submissions.append(submission)
+        self.events += len(submission.events)
+
+    def take(self) -> list[Part]:
+        """Take off what fits into one commit, at least one event: whole submissions, and the beginning of the next."""
+        parts: list[Part] = []
+        count = size = 0
+        while self._submissions and count < MOST_EVENTS:
+            submission = self._submissions[0]
+            first, most = submission.taken, MOST_EVENTS - count
+            end = _fitting(submission.sizes, first, most, MOST_BYTES - size, at_least=0 if parts else 1)
+            if end == first:
+                break
+            parts.append(Part(submission, first, end))
+            count += end - first
+            size += submission.size if end - first == len(submission.sizes) else sum(submission.sizes[first:end])
+            submission.taken = end
+            if end < len(submission.events):
+                break
+            self._submissions.popleft()
+        self.events -= count
+        return parts
+
+
+def _fitting(sizes: Sequence[int], first: int, most: int, room: int, *, at_least: int) -> int:
+    """Return up to which position events fit into `room` bytes, beginning at `first`; `at_least` so many do."""
+    end = min(len(sizes), first + most)
+    for position in range(first, end):
+        room -= sizes[position]
+        if room < 0 and position - first >= at_least:
+            return position
+    return end
