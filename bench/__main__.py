@@ -58,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def target_of(options: argparse.Namespace) -> Path:
     """Return where the rounds go: a quick run and single rows leave the results of the whole run alone."""
-    return SCRATCH_FILE if options.mode == "quick" or options.only else RESULTS_FILE
+    scratch = options.mode == "quick" or (options.only and not options.keep)
+    return SCRATCH_FILE if scratch else RESULTS_FILE
 
 
 def _publish() -> None:
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, help="seconds of one measurement")
     parser.add_argument("--events", type=int, help="events, in rows that count them")
     parser.add_argument("--connections", type=int, action="append", help="connections, in rows that have several")
+    parser.add_argument("--keep", action="store_true", help="with --only: keep the rows in bench/results.json")
     parser.add_argument("--report", action="store_true", help="write docs/performance.md from bench/results.json again")
     parser.add_argument("--list", action="store_true", help="name the rows and leave")
     return parser
