@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from bench.load.wrk import Requests
-from bench.results import Row
+from bench.results import Goal, Row
 from bench.site import Site
 
 #: The path that takes many events at once, and how many the bench sends in one request.
@@ -68,6 +68,17 @@ class Group(Protocol):
 
     def measure(self, bench: Bench) -> Iterable[Row]:
         """Measure the rows that are wanted."""
+
+
+#: With messageId beside without, of the same round.
+WITHOUT_GOAL = Goal("of the same without messageId", ">=", 0.85, ("without",))
+WITHOUT_LABEL = {"without": "without messageId"}
+
+
+def compare_with(without: Row | None, row: Row) -> None:
+    """Put the figure without messageId beside the one with it that was measured last, when both had this round."""
+    if without is not None and len(without.rounds) == len(row.rounds):
+        row.rounds[-1]["without"] = without.rounds[-1]["boost"]
 
 
 def suffix(message_ids: bool) -> str:

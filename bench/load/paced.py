@@ -24,6 +24,8 @@ _MOST_GROWTH = 0.03
 _SETTLING_IN = 0.25
 _SLOWER = 0.93
 FASTER = 1.03
+_PROBE_SECONDS = 4.0
+_MOST_TRIES = 5
 #: Taking and settling at once is a little slower than one after the other.
 FIRST_SHARE = 0.9
 
@@ -111,24 +113,38 @@ def run_at(deployment: Deployment, requests: Requests, *, connections: int, seco
     return Sustained(settled / answer.seconds, accepted, answer.seconds, pace, sampler.samples)
 
 
-def sustained(
-    deployment: Deployment,
-    requests: Requests,
-    *,
-    connections: int,
-    seconds: float,
-    pace: float,
-    say: Callable[[str], None],
-    most_tries: int = 6,
-) -> Sustained:
-    """Run at a pace, and slower again until the backlog does not grow; return the run that held, or the last."""
-    for attempt in range(most_tries):
-        run = run_at(deployment, requests, connections=connections, seconds=seconds, pace=pace)
-        if run.holds or attempt == most_tries - 1:
-            return run
-        say(f"behind by {run.growth:,.0f} events/s at {pace:,.0f} events/s: slower")
-        pace *= _SLOWER
-    raise AssertionError("unreachable: the last try returns")
+@dataclass(frozen=True, slots=True)
+class PacedLoad:
+    """A deployment with the requests it gets, and where the news goes."""
+
+    deployment: Deployment
+    requests: Requests
+    connections: int
+    say: Callable[[str], None]
+
+    def run(self, pace: float, seconds: float) -> Sustained:
+        """Send at a pace for so many seconds."""
+        return run_at(self.deployment, self.requests, connections=self.connections, seconds=seconds, pace=pace)
+
+    def find_pace(self, about: float) -> float:
+        """Return a pace at which short runs hold, from `about` downwards."""
+        pace = about * FIRST_SHARE
+        for _ in range(_MOST_TRIES):
+            if self.run(pace, _PROBE_SECONDS).holds:
+                break
+            pace *= _SLOWER
+        self.say(f"holds at about {pace:,.0f} events/s")
+        return pace
+
+    def sustained(self, pace: float, seconds: float) -> Sustained:
+        """Run at a pace, and slower again until the backlog does not grow; return the run that held, or the last."""
+        for attempt in range(_MOST_TRIES):
+            run = self.run(pace, seconds)
+            if run.holds or attempt == _MOST_TRIES - 1:
+                return run
+            self.say(f"behind by {run.growth:,.0f} events/s at {pace:,.0f} events/s: slower")
+            pace *= _SLOWER
+        raise AssertionError("unreachable: the last try returns")
 
 
 def send_and_settle(

@@ -10,7 +10,7 @@ from bench.deployment import Deployment, deployed
 from bench.load.wrk import saturate
 from bench.meter import COST_LABELS, cost_since, read
 from bench.results import Goal, Row
-from bench.run import BATCH_EVENTS, Bench, suffix
+from bench.run import BATCH_EVENTS, WITHOUT_GOAL, WITHOUT_LABEL, Bench, compare_with, suffix
 
 NAME = "batch"
 ROWS = ("batch", "batch.ids")
@@ -31,6 +31,8 @@ def measure(bench: Bench) -> Iterable[Row]:
                 before = read(worker)
                 accepted = _accepted_rate(bench, worker, message_ids=ids, seconds=bench.effort.seconds)
                 row.rounds.append({"boost": accepted, "copy": copied, **cost_since(worker, before)})
+                if ids:
+                    compare_with(rows.get(False), row)
                 bench.show_round(number, row.id, {"boost": accepted, "copy": copied, "ratio": accepted / copied})
     return rows.values()
 
@@ -55,6 +57,6 @@ def _row(message_ids: bool) -> Row:
         title="Durable POST of a hundred events, one web worker" + (", with messageId" if message_ids else ""),
         unit="events/s",
         rounds=[],
-        goals=list(_GOALS),
-        labels={"boost": "Boost", "copy": "COPY by asyncpg, two connections", **COST_LABELS},
+        goals=[*_GOALS, WITHOUT_GOAL] if message_ids else list(_GOALS),
+        labels={"boost": "Boost", "copy": "COPY by asyncpg, two connections", **WITHOUT_LABEL, **COST_LABELS},
     )

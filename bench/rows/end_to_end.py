@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench.deployment import Deployment, deployed
-from bench.load.paced import FASTER, FIRST_SHARE, Sustained, settled_throughput, sustained
+from bench.load.paced import FASTER, PacedLoad, Sustained, settled_throughput
 from bench.load.wrk import Requests, saturate
 from bench.meter import COST_LABELS, cost_since, read
 from bench.results import Goal, Row
-from bench.run import BATCH_EVENTS, Bench, suffix
+from bench.run import BATCH_EVENTS, WITHOUT_GOAL, WITHOUT_LABEL, Bench, compare_with, suffix
 
 NAME = "end_to_end"
 ROWS = ("end_to_end", "end_to_end.ids")
@@ -47,28 +47,25 @@ def measure(bench: Bench) -> Iterable[Row]:
         for case in cases:
             _ingest_rate(bench, ingest, case.requests, 1)
             about = settled_throughput(whole, case.requests, connections=CONNECTIONS, seconds=_FIRST_SECONDS)
-            case.pace = FIRST_SHARE * about
             bench.say(f"{case.row.id}: takes and settles about {about:,.0f} events/s")
+            case.pace = PacedLoad(whole, case.requests, CONNECTIONS, bench.say).find_pace(about)
         for number in range(bench.effort.rounds):
             for case in cases:
-                _measure_round(bench, number, case, ingest, whole)
+                _measure_round(bench, number, case, ingest, whole, cases[0] if case is not cases[0] else None)
     return [case.row for case in cases]
 
 
-def _measure_round(bench: Bench, number: int, case: _Case, ingest: Deployment, whole: Deployment) -> None:
+def _measure_round(
+    bench: Bench, number: int, case: _Case, ingest: Deployment, whole: Deployment, without: _Case | None
+) -> None:
     ceiling = _ingest_rate(bench, ingest, case.requests, _shorter(bench))
     before = read(whole)
-    run = sustained(
-        whole,
-        case.requests,
-        connections=CONNECTIONS,
-        seconds=bench.effort.seconds,
-        pace=case.pace,
-        say=bench.say,
-    )
+    run = PacedLoad(whole, case.requests, CONNECTIONS, bench.say).sustained(case.pace, bench.effort.seconds)
     case.pace = run.pace * FASTER if run.pace == case.pace else run.pace
     cost = cost_since(whole, before)
     case.row.rounds.append({"boost": run.rate, "ingest": ceiling, **cost, "growth": run.growth})
+    if without is not None:
+        compare_with(without.row, case.row)
     _keep_backlog(case.row, run)
     bench.show_round(number, case.row.id, {"boost": run.rate, "ingest": ceiling, "ratio": run.rate / ceiling})
 
@@ -95,10 +92,11 @@ def _row(message_ids: bool) -> Row:
         + (", with messageId" if message_ids else ""),
         unit="events/s",
         rounds=[],
-        goals=list(_GOALS),
+        goals=[*_GOALS, WITHOUT_GOAL] if message_ids else list(_GOALS),
         labels={
             "boost": "Boost",
             "ingest": "ingest alone",
+            **WITHOUT_LABEL,
             **COST_LABELS,
             "growth": "growth of the backlog, events/s",
         },

@@ -14,7 +14,7 @@ from bench.deployment import Deployment, deployed
 from bench.load.wrk import WrkAnswer, saturate
 from bench.meter import COST_LABELS, cost_since, read
 from bench.results import Goal, Row
-from bench.run import Bench, suffix
+from bench.run import WITHOUT_GOAL, WITHOUT_LABEL, Bench, compare_with, suffix
 
 NAME = "single"
 _KINDS = {"single": "one web worker", "whole": "whole worker, all settled"}
@@ -84,6 +84,8 @@ def _measure_round(
         row = rows[case.row_id(kind)]
         one = {"boost": measured[kind].pop("boost"), **parse_only, **measured[kind]}
         row.rounds.append(one)
+        if case.message_ids:
+            compare_with(rows.get(_Case(case.connections, False).row_id(kind)), row)
         shown = {name: one[name] for name in ("boost", "faust", "aiohttp")}
         bench.show_round(number, row.id, shown | {"ratio": one["boost"] / one["faust"]})
 
@@ -118,6 +120,6 @@ def _row(kind: str, case: _Case) -> Row:
         title=f"Single-event POST, {_KINDS[kind]}, {case.connections} connections{with_ids}",
         unit="requests/s",
         rounds=[],
-        goals=list(_GOALS[kind]),
-        labels={"boost": "Boost", **LABELS, **COST_LABELS},
+        goals=[*_GOALS[kind], *([WITHOUT_GOAL] if case.message_ids else [])],
+        labels={"boost": "Boost", **LABELS, **WITHOUT_LABEL, **COST_LABELS},
     )
