@@ -60,7 +60,7 @@ bench-tools: ## Install the load generators that are missing (wrk, oha)
 
 ##@ Keep it
 
-lock: $(VENV)/.dev-installed ## Write constraints.txt, the versions that CI installs
+lock: $(VENV)/.bench-installed ## Write constraints.txt, the versions that CI installs
 	$(BIN)/python -m pip freeze --exclude-editable --exclude boost-streams | grep -v -i '^-e' > constraints.txt
 
 clean: ## Remove the environment and caches (data under .boost stays)

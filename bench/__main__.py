@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import datetime as dt
 import logging
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not any(wanted(row_id) for row_id in plan.all_row_ids()):
         print(f"no row begins with {', '.join(options.only)}; --list names them", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, _interrupt)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     try:
         rows = _run(options, wanted)
@@ -54,6 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if target_of(options) == RESULTS_FILE:
         _publish()
     return 0
+
+
+def _interrupt(*_: object) -> None:
+    """End as on Ctrl-C: servers are stopped and folders removed."""
+    raise KeyboardInterrupt
 
 
 def target_of(options: argparse.Namespace) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 from bench.report import PLOTS
 from bench.results import Results, Row
 
-_BOOST, _CEILING, _SHORT = "#1f6f8b", "#c9d6df", "#c8553d"
+_BOOST, _CEILING, _SHORT = "#1f6f8b", "#9db4c0", "#c8553d"
 _WIDTH = 8.0
 #: Rows whose goal is a share of a ceiling: the plot shows how much of it is reached.
 _SHARES = ("single", "batch", "end_to_end", "backlog")
@@ -69,30 +69,28 @@ def _draw_goals(results: Results) -> Any:
 
 
 def _draw_throughput(results: Results) -> Any:
-    """Draw figures beside their ceilings, one group of bars a row."""
+    """Draw figures and their ceilings, one line a row."""
     rows = [row for row in results.rows if row.group in _SHARES and row.spread()]
     if not rows:
         return None
-    figure, axes = _axes(0.8 + 0.45 * len(rows))
+    figure, axes = _axes(0.8 + 0.28 * len(rows))
     for number, row in enumerate(reversed(rows)):
-        _draw_bars(axes, number, row)
+        ceilings = {name for goal in row.goals for name in goal.denominators} - {"without"}
+        for name in ("boost", *sorted(ceilings)):
+            _draw_dot(axes, number, row, name)
     axes.set_yticks(range(len(rows)), [row.id for row in reversed(rows)])
     axes.set_xscale("log")
+    axes.grid(axis="x", color="#eeeeee")
     axes.set_xlabel("requests or events per second, logarithmic; dark: Boost, light: its ceilings, lines: all rounds")
     return figure
 
 
-def _draw_bars(axes: Any, number: int, row: Row) -> None:
-    names = ["boost", *dict.fromkeys(name for goal in row.goals for name in goal.denominators)]
-    height = 0.8 / len(names)
-    for position, name in enumerate(reversed(names)):
-        spread = row.spread(name)
-        if spread is None:
-            continue
-        errors = [[spread.median - spread.smallest], [spread.largest - spread.median]]
-        at = number - 0.4 + height * (position + 0.5)
+def _draw_dot(axes: Any, number: int, row: Row, name: str) -> None:
+    spread = row.spread(name)
+    if spread is not None:
         color = _BOOST if name == "boost" else _CEILING
-        axes.barh(at, spread.median, height * 0.9, xerr=errors, color=color, error_kw={"linewidth": 0.8})
+        axes.plot([spread.smallest, spread.largest], [number, number], color=color, linewidth=1.5)
+        axes.plot(spread.median, number, "o", color=color, markersize=6)
 
 
 def _draw_backlog(results: Results) -> Any:
