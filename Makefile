@@ -10,7 +10,7 @@ ARGS ?=
 DEV_FLAGS := $(if $(KAFKA),--kafka) $(if $(WORKERS),--workers $(WORKERS)) $(if $(PORT),--port $(PORT)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-faults lint types imports check format lock clean
+.PHONY: help run test test-all test-faults lint types imports check format bench bench-quick bench-large bench-tools lock clean
 
 ##@ Use it
 
@@ -44,9 +44,23 @@ format: $(VENV)/.dev-installed ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+##@ Measure it
+
+bench: $(VENV)/.bench-installed bench-tools ## Measure every figure beside its ceiling, write docs/performance.md (20 min; ARGS="--only single")
+	@$(BIN)/python -m bench full $(ARGS)
+
+bench-quick: $(VENV)/.dev-installed ## Measure the first five figures and print them (90 s)
+	@$(BIN)/python -m bench quick $(ARGS)
+
+bench-large: $(VENV)/.bench-installed bench-tools ## Measure what needs millions of rows, add it to docs/performance.md (75 min)
+	@$(BIN)/python -m bench large $(ARGS)
+
+bench-tools: ## Install the load generators that are missing (wrk, oha)
+	@bench/install-tools.sh
+
 ##@ Keep it
 
-lock: $(VENV)/.dev-installed ## Write constraints.txt, the versions that CI installs
+lock: $(VENV)/.bench-installed ## Write constraints.txt, the versions that CI installs
 	$(BIN)/python -m pip freeze --exclude-editable --exclude boost-streams | grep -v -i '^-e' > constraints.txt
 
 clean: ## Remove the environment and caches (data under .boost stays)
@@ -68,3 +82,8 @@ $(VENV)/.dev-installed: $(BIN)/python pyproject.toml constraints.txt
 	@echo "Installing Boost and its development tools into $(VENV) (once) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.run-installed
+
+$(VENV)/.bench-installed: $(VENV)/.dev-installed
+	@echo "Installing what draws the plots of the bench into $(VENV) (once) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	@touch $@

@@ -1,0 +1,67 @@
+"""Fills `events` with millions of settled rows of many projects, on the server, as fast as it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+
+_CHUNK = 250_000
+#: Rows are spread over so many hours up to now, by their ids, so that they lie in two or three partitions.
+_HOURS = 36
+_PROJECTS = """
+INSERT INTO projects (id, organization_id, name)
+SELECT md5('bench project ' || n)::uuid, (SELECT id FROM organizations LIMIT 1), 'large-' || n
+FROM generate_series(0, %(projects)s - 1) n
+"""
+_BODIES = "CREATE TEMP TABLE bodies (n int PRIMARY KEY, body jsonb) ON COMMIT PRESERVE ROWS"
+# The id is a UUIDv7 of the row's time; its project comes from a square, so that some have many more than others. Of a
+# hundred events one failed. Two of the columns follow from others, as in a database that has run for a while.
+_FILL = """
+INSERT INTO events (id, project_id, event_type, status, user_id, session_id, payload, occurred_at, received_at,
+                    created_at, settled_at, error)
+SELECT (lpad(to_hex((extract(epoch FROM r.at) * 1000)::bigint), 12, '0') || '7' || substr(r.noise, 1, 3) || '8'
+        || substr(r.noise, 4, 15))::uuid,
+       md5('bench project ' || floor(%(projects)s * r.share * r.share)::int)::uuid,
+       b.body ->> 'eventType', CASE WHEN r.n %% 100 = 0 THEN 'failed' ELSE 'processed' END,
+       b.body ->> 'userId', b.body ->> 'sessionId', b.body -> 'payload', r.at, r.at, r.at, r.at + interval '20 ms',
+       CASE WHEN r.n %% 100 = 0 THEN '{"code": "invalid", "field": "url", "message": "must be an address"}'::jsonb END
+FROM (
+    SELECT n, md5('row ' || n) AS noise,
+           ('x' || substr(md5('share ' || n), 1, 8))::bit(32)::bigint / 4294967296.0 AS share,
+           now() - make_interval(secs => (%(rows)s - n)::float8 / %(rows)s * %(seconds)s) AS at
+    FROM generate_series(%(first)s, %(last)s) n
+) r JOIN bodies b ON b.n = r.n %% %(bodies)s
+"""
+
+
+def fill(url: str, bodies: Path, *, rows: int, projects: int, say: Callable[[str], None]) -> None:
+    """Add projects, and rows that belong to them, without checking foreign keys; then VACUUM and ANALYZE."""
+    lines = bodies.read_text().splitlines()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute("SET synchronous_commit = off")
+        connection.execute(_PROJECTS, {"projects": projects})
+        connection.execute(_BODIES)
+        with connection.cursor().copy("COPY bodies FROM STDIN") as copy:
+            for number, line in enumerate(lines):
+                copy.write_row((number, line))
+        connection.execute("ANALYZE bodies")
+        for first in range(0, rows, _CHUNK):
+            last = min(first + _CHUNK, rows) - 1
+            connection.execute(
+                _FILL,
+                {
+                    "projects": projects,
+                    "rows": rows,
+                    "seconds": _HOURS * 3600,
+                    "first": first,
+                    "last": last,
+                    "bodies": len(lines),
+                },
+            )
+            if (last + 1) % (4 * _CHUNK) == 0:
+                say(f"{last + 1:,} of {rows:,} rows")
+        connection.execute("VACUUM (ANALYZE) events")
+        connection.execute("CHECKPOINT")

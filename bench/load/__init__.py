@@ -1,0 +1,1 @@
+"""The load generators: compiled programs, their scripts, and how their answers are read."""

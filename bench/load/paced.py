@@ -1,0 +1,167 @@
+"""How many events a deployment settles while it takes them, without falling behind.
+
+First a short run as fast as answers come shows about what it can do, the time until all is settled included. Then the
+requests come at a fixed pace, which is lowered until what is unsettled does not grow, and raised a little each time it
+held at once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from bench.database import ask
+from bench.deployment import Deployment
+from bench.load.wrk import Requests, WrkRun, saturate
+from bench.statistics import slope
+
+_SAMPLE_SECONDS = 0.25
+#: What is unsettled may grow by this share of what is accepted: it goes up and down by whole settlements.
+_MOST_GROWTH = 0.03
+#: The first part of a run, during which queues fill up to where they stay (share of its seconds).
+_SETTLING_IN = 0.25
+_SLOWER = 0.93
+FASTER = 1.03
+_PROBE_SECONDS = 4.0
+_MOST_TRIES = 5
+#: Taking and settling at once is a little slower than one after the other.
+FIRST_SHARE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Sustained:
+    """One paced run: events settled per second, seconds, and what was unsettled over time (seconds, events)."""
+
+    rate: float
+    accepted: int
+    seconds: float
+    pace: float
+    backlog: list[tuple[float, int]] = field(default_factory=list)
+
+    @property
+    def growth(self) -> float:
+        """Events per second by which what is unsettled grew, after the first part of the run."""
+        return slope([(at, float(count)) for at, count in self.backlog if at >= self.seconds * _SETTLING_IN])
+
+    @property
+    def holds(self) -> bool:
+        """Tell whether it kept up."""
+        return self.growth <= _MOST_GROWTH * self.accepted / self.seconds
+
+
+class _BacklogSampler:
+    """Counts what is unsettled, several times a second, on a thread."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.samples: list[tuple[float, int]] = []
+
+    def __enter__(self) -> _BacklogSampler:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        started = time.monotonic()
+        with ask(self._url) as question:
+            while not self._stop.wait(_SAMPLE_SECONDS):
+                count = question.unsettled()
+                self.samples.append((round(time.monotonic() - started, 3), count))
+
+
+def events_per_request(requests: Requests) -> int:
+    """Return how many events a request carries."""
+    return max(1, requests.per_request)
+
+
+def settled_throughput(
+    deployment: Deployment, requests: Requests, *, connections: int, seconds: float, deadline: float = 300.0
+) -> float:
+    """Return events per second that a deployment takes and settles, the time until the last is settled included."""
+    before = deployment.accepted()
+    answer = saturate(deployment.address, requests, connections=connections, seconds=seconds)
+    waited = deployment.wait_until_settled(deadline)
+    return (deployment.accepted() - before) / (answer.seconds + waited)
+
+
+def run_at(deployment: Deployment, requests: Requests, *, connections: int, seconds: float, pace: float) -> Sustained:
+    """Send `pace` events a second for so many seconds, and wait until the last is settled.
+
+    The rate that is returned is what was settled within the run: what was accepted less what was left over.
+    """
+    before = deployment.accepted()
+    run = WrkRun(
+        deployment.address,
+        requests,
+        connections=connections,
+        seconds=seconds,
+        requests_per_second=pace / events_per_request(requests),
+    )
+    with _BacklogSampler(deployment.url) as sampler:
+        answer = run.result()
+        accepted = deployment.accepted() - before
+    left = sampler.samples[-1][1] if sampler.samples else 0
+    deployment.wait_until_settled()
+    settled = max(0, accepted - left)
+    return Sustained(settled / answer.seconds, accepted, answer.seconds, pace, sampler.samples)
+
+
+@dataclass(frozen=True, slots=True)
+class PacedLoad:
+    """A deployment with the requests it gets, and where the news goes."""
+
+    deployment: Deployment
+    requests: Requests
+    connections: int
+    say: Callable[[str], None]
+
+    def run(self, pace: float, seconds: float) -> Sustained:
+        """Send at a pace for so many seconds."""
+        return run_at(self.deployment, self.requests, connections=self.connections, seconds=seconds, pace=pace)
+
+    def find_pace(self, about: float) -> float:
+        """Return a pace at which short runs hold, from `about` downwards."""
+        pace = about * FIRST_SHARE
+        for _ in range(_MOST_TRIES):
+            if self.run(pace, _PROBE_SECONDS).holds:
+                break
+            pace *= _SLOWER
+        self.say(f"holds at about {pace:,.0f} events/s")
+        return pace
+
+    def sustained(self, pace: float, seconds: float) -> Sustained:
+        """Run at a pace, and slower again until the backlog does not grow; return the run that held, or the last."""
+        for attempt in range(_MOST_TRIES):
+            run = self.run(pace, seconds)
+            if run.holds or attempt == _MOST_TRIES - 1:
+                return run
+            self.say(f"behind by {run.growth:,.0f} events/s at {pace:,.0f} events/s: slower")
+            pace *= _SLOWER
+        raise AssertionError("unreachable: the last try returns")
+
+
+def send_and_settle(
+    deployment: Deployment,
+    requests: Requests,
+    *,
+    connections: int,
+    pace: float,
+    events: int,
+    say: Callable[[str], None],
+    most_seconds: float = 30.0,
+) -> None:
+    """Send events at a pace, in stretches, until so many more are accepted and settled."""
+    wanted = deployment.accepted() + events
+    while (left := wanted - deployment.accepted()) > 0:
+        seconds = max(1.0, min(most_seconds, left / pace))
+        run = run_at(deployment, requests, connections=connections, seconds=seconds, pace=pace)
+        if not run.holds:
+            pace *= _SLOWER
+        say(f"{events - max(0, wanted - deployment.accepted()):,} of {events:,} events")

@@ -1,0 +1,74 @@
+"""Dead rows after many events, inserted and settled, with autovacuum on and no vacuum run by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bench.database import TableState, ask
+from bench.deployment import deployed
+from bench.errors import BenchError
+from bench.load.paced import FIRST_SHARE, send_and_settle, settled_throughput
+from bench.results import Goal, Row
+from bench.rows.end_to_end import CONNECTIONS
+from bench.run import Bench
+
+NAME = "dead_rows"
+ROWS = ("dead_rows",)
+_GOALS = (Goal("% of the rows", "<=", 1.0),)
+_FIRST_SECONDS = 2.0
+
+
+def measure(bench: Bench) -> Iterable[Row]:
+    """Send and settle so many events at a pace that holds, and count."""
+    row = _row(bench.effort.events)
+    with deployed(bench.site, "dead_rows", "web,agents,sweeper") as worker, ask(worker.url) as question:
+        for number in range(bench.effort.rounds):
+            pace = FIRST_SHARE * settled_throughput(
+                worker, bench.batches(), connections=CONNECTIONS, seconds=_FIRST_SECONDS
+            )
+            send_and_settle(
+                worker, bench.batches(), connections=CONNECTIONS, pace=pace, events=bench.effort.events, say=bench.say
+            )
+            states = question.table_states()
+            if any(state.vacuums for state in states):
+                raise BenchError("somebody ran VACUUM: this says nothing about autovacuum")
+            events = [state for state in states if state.name.startswith("events_")]
+            row.rounds.append(_shares(events))
+            row.details["tables"] = {state.name: _described(state) for state in states}
+            bench.show_round(number, row.id, row.rounds[-1])
+    return [row]
+
+
+def _shares(events: list[TableState]) -> dict[str, float]:
+    live, dead = sum(state.live for state in events), sum(state.dead for state in events)
+    updates, hot = sum(state.updates for state in events), sum(state.hot_updates for state in events)
+    return {
+        "boost": 100 * dead / max(1, live),
+        "rows": float(live),
+        "dead": float(dead),
+        "hot": 100 * hot / max(1, updates),
+        "autovacuums": float(sum(state.autovacuums for state in events)),
+    }
+
+
+def _described(state: TableState) -> dict[str, int]:
+    return {"rows": state.live, "dead": state.dead, "autovacuums": state.autovacuums}
+
+
+def _row(events: int) -> Row:
+    return Row(
+        id="dead_rows",
+        group=NAME,
+        title=f"Dead rows in `events` after {events:,} events, batches of a hundred, autovacuum on",
+        unit="% of the rows",
+        rounds=[],
+        goals=list(_GOALS),
+        labels={
+            "boost": "dead rows, % of the rows",
+            "rows": "rows",
+            "dead": "dead rows",
+            "hot": "HOT updates, % of all updates",
+            "autovacuums": "runs of autovacuum",
+        },
+        details={},
+    )

@@ -1,0 +1,77 @@
+"""Bytes of write-ahead log for an event from its insert to its settlement, beside those of COPY of such rows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+
+from bench.bodies import EVENT_BYTES
+from bench.ceilings.copy import Copied
+from bench.ceilings.programs import run_program
+from bench.database import ask
+from bench.deployment import Deployment, deployed
+from bench.load.wrk import saturate
+from bench.meter import COST_LABELS, cost_since, read
+from bench.results import Goal, Row
+from bench.run import Bench, suffix
+
+NAME = "wal"
+ROWS = ("wal", "wal.ids")
+CONNECTIONS = 64
+_COPIED_ROWS = 20_000
+_LIMITS = {False: 800.0, True: 1100.0}
+
+
+def measure(bench: Bench) -> Iterable[Row]:
+    """Measure around single POSTs of 64 connections, after a checkpoint, without and with messageId."""
+    rows = {ids: _row(ids) for ids in bench.effort.message_ids if bench.wanted(f"wal{suffix(ids)}")}
+    with contextlib.ExitStack() as stack:
+        worker = stack.enter_context(deployed(bench.site, "wal", "web,agents,sweeper"))
+        copied = stack.enter_context(bench.site.database("bench_wal_copy"))
+        for number in range(bench.effort.rounds):
+            for ids, row in rows.items():
+                ours = _ours(bench, worker, ids)
+                row.rounds.append({**ours, "copy": _copy(bench, copied, ids)})
+                shown = {name: row.rounds[-1][name] for name in ("boost", "copy", "per_commit")}
+                bench.show_round(number, row.id, shown)
+    return rows.values()
+
+
+def _ours(bench: Bench, worker: Deployment, message_ids: bool) -> dict[str, float]:
+    with ask(worker.url) as question:
+        question.checkpoint()
+    before = read(worker)
+    commits = worker.metric("boost_commit_events_count")
+    requests = bench.single(message_ids=message_ids)
+    saturate(worker.address, requests, connections=CONNECTIONS, seconds=bench.effort.seconds)
+    worker.wait_until_settled()
+    cost = cost_since(worker, before)
+    events = worker.accepted() - before.accepted
+    per_commit = events / max(1.0, worker.metric("boost_commit_events_count") - commits)
+    return {"boost": cost.pop("wal_bytes"), **cost, "per_commit": per_commit}
+
+
+def _copy(bench: Bench, url: str, message_ids: bool) -> float:
+    arguments = ["--url", url, "--projects", bench.site.project_list, "--rows", _COPIED_ROWS]
+    with ask(url) as question:
+        question.checkpoint()
+        lsn = question.wal()
+        copied = run_program("copy", [*arguments, *(["--message-ids"] if message_ids else [])], Copied)
+        return question.wal_bytes_since(lsn) / copied.rows
+
+
+def _row(message_ids: bool) -> Row:
+    return Row(
+        id=f"wal{suffix(message_ids)}",
+        group=NAME,
+        title=f"WAL per event of {EVENT_BYTES} bytes, insert to settled" + (", with messageId" if message_ids else ""),
+        unit="bytes",
+        rounds=[],
+        goals=[Goal("bytes", "<=", _LIMITS[message_ids])],
+        labels={
+            "boost": "Boost",
+            "copy": "COPY of the rows",
+            **{name: label for name, label in COST_LABELS.items() if name != "wal_bytes"},
+            "per_commit": "events in one commit",
+        },
+    )
