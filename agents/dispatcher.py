@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
+
+import msgspec
 
 from agents.dead_letters import DeadLetters
 from agents.progress import ConsumerProgress
@@ -15,8 +18,12 @@ from boost_streams.logs import get_logger
 from boost_streams.publishing import Publisher
 from boost_streams.records import EventRecord, HandlerBatch, RawEventBatch
 
-#: About how many events the dispatcher takes at a time.
+#: About how many events the dispatcher takes at a time, and how long after the last time (seconds) under load.
 MOST_EVENTS = 4000
+PACE_SECONDS = 0.01
+#: What one forwarded message holds at most: events, and bytes of payload. One batch is never cut.
+MOST_EVENTS_FORWARDED = 1000
+MOST_BYTES_FORWARDED = 512 * 1024
 #: The longest pause between two tries to forward (seconds).
 _LONGEST_PAUSE = 2.0
 
@@ -32,6 +39,36 @@ def split_by_family(batch: RawEventBatch, registry: Registry) -> list[HandlerBat
         HandlerBatch(batch.batch_id, batch.committed_at, batch.published_at, family, events)
         for family, events in sorted(by_family.items())
     ]
+
+
+def merge(batches: Sequence[HandlerBatch]) -> list[HandlerBatch]:
+    """Put together batches of the same family, as far as they fit into one message.
+
+    A merged batch bears the id of its first; it was published when the earliest of them was, so that none of them is
+    thought to have been passed while it is under way.
+    """
+    merged: list[HandlerBatch] = []
+    open_at: dict[str, tuple[int, int]] = {}
+    for batch in batches:
+        size = sum(len(event.payload) for event in batch.events)
+        position, held = open_at.get(batch.handler, (-1, 0))
+        into = merged[position] if position >= 0 else None
+        if (
+            into is None
+            or len(into.events) + len(batch.events) > MOST_EVENTS_FORWARDED
+            or held + size > MOST_BYTES_FORWARDED
+        ):
+            open_at[batch.handler] = (len(merged), size)
+            merged.append(batch)
+            continue
+        open_at[batch.handler] = (position, held + size)
+        merged[position] = msgspec.structs.replace(
+            into,
+            committed_at=min(into.committed_at, batch.committed_at),
+            published_at=min(into.published_at, batch.published_at),
+            events=[*into.events, *batch.events],
+        )
+    return merged
 
 
 class Dispatcher:
@@ -52,18 +89,19 @@ class Dispatcher:
     async def run(self, stream: Any) -> None:
         """Forward until cancelled."""
         weight = lambda value: len(getattr(value, "events", ()))  # noqa: E731
-        async for taken in ready_batches(stream, self._progress, most=MOST_EVENTS, weight=weight):
+        async for taken in ready_batches(stream, self._progress, most=MOST_EVENTS, weight=weight, pace=PACE_SECONDS):
             await self.forward([message.value for message in taken])
             await acknowledge(taken, self._progress)
 
     async def forward(self, values: list[Any]) -> None:
         """Deliver every family's batches, trying again until the broker has them."""
-        pending: list[HandlerBatch] = []
+        split: list[HandlerBatch] = []
         for value in values:
             if isinstance(value, RawEventBatch):
-                pending.extend(split_by_family(value, self._registry))
+                split.extend(split_by_family(value, self._registry))
             else:
                 await self._dead_letters.malformed(value)
+        pending = merge(split)
         pause = 0.05
         while pending:
             results = await asyncio.gather(

@@ -23,8 +23,9 @@ from boost_streams.outcomes import Failed, Outcome, Processed, TryAgain, failed,
 from boost_streams.publishing import Publisher
 from boost_streams.records import DeadLetter, EventRecord, HandlerBatch, Malformed
 
-#: About how many events are handled and settled together.
+#: About how many events are handled and settled together, and how long after the last time (seconds) under load.
 MOST_EVENTS = 1000
+PACE_SECONDS = 0.02
 #: How many notices of what settled may be on their way to the broker; beyond it they are dropped.
 MOST_NOTICES = 64
 
@@ -59,7 +60,7 @@ class HandlerLoop:
     async def run(self, stream: Any) -> None:
         """Handle until cancelled."""
         weight = lambda value: len(getattr(value, "events", ()))  # noqa: E731
-        async for taken in ready_batches(stream, self._progress, most=MOST_EVENTS, weight=weight):
+        async for taken in ready_batches(stream, self._progress, most=MOST_EVENTS, weight=weight, pace=PACE_SECONDS):
             await self.handle_and_settle(taken)
             await acknowledge(taken, self._progress)
 

@@ -54,7 +54,10 @@ class RawEventBatch(msgspec.Struct, frozen=True):
 
 
 class HandlerBatch(msgspec.Struct, frozen=True):
-    """The events of one batch that one handler family takes: one message on that family's topic."""
+    """The events that one handler family takes, of one batch or of several that the dispatcher took together.
+
+    With several, `batch_id` is the first one's, `committed_at` and `published_at` are the earliest.
+    """
 
     batch_id: UUID
     committed_at: dt.datetime
