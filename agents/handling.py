@@ -12,9 +12,10 @@ from uuid import UUID
 import msgspec
 
 from agents.dead_letters import DeadLetters
+from agents.effects import Settled, deltas_of
 from agents.progress import ConsumerProgress
 from agents.registry import Handler, Registry
-from agents.settlement import Settled, Settlement, deltas_of
+from agents.settlement import Settlement
 from agents.streams import Taken, acknowledge, ready_batches
 from boost_streams.errors import BrokerAway
 from boost_streams.events import Event
@@ -30,6 +31,7 @@ MOST_NOTICES = 64
 
 _log = get_logger(__name__)
 _NOTHING: Mapping[UUID, Any] = {}
+_OUTCOMES = (Processed, Failed, TryAgain)
 
 
 class HandlerLoop:
@@ -82,6 +84,7 @@ class HandlerLoop:
         """Ask the handlers about each event; whatever goes wrong with one costs that one only."""
         by_handler: dict[str, list[Event]] = defaultdict(list)
         settled: list[Settled] = []
+        handler_of = self._registry.handler_of
         for record in records:
             try:
                 event = Event.of_record(record)
@@ -89,11 +92,14 @@ class HandlerLoop:
                 unreadable = Event.of_record(msgspec.structs.replace(record, payload=msgspec.Raw(b"{}")))
                 settled.append(Settled(unreadable, failed("malformed_payload", "payload", str(error))))
                 continue
-            by_handler[self._registry.handler_of(event.event_type).name].append(event)
+            by_handler[handler_of(event.event_type).name].append(event)
         for events in by_handler.values():
-            handler = self._registry.handler_of(events[0].event_type)
+            handler = handler_of(events[0].event_type)
             prepared = await _prepare(handler, events, self._services)
-            settled.extend(Settled(event, _handle(handler, event, prepared)) for event in events)
+            if isinstance(prepared, _OUTCOMES):
+                settled.extend(Settled(event, prepared) for event in events)
+            else:
+                settled.extend(Settled(event, _handle(handler, event, prepared)) for event in events)
         return settled
 
     def _tell(self, moved: Sequence[Settled], origin: Mapping[UUID, Taken]) -> None:
@@ -150,12 +156,13 @@ async def _prepare(handler: Handler, events: Sequence[Event], services: Any) -> 
         return try_again(f"prepare: {type(error).__name__}: {error}")
 
 
-def _handle(handler: Handler, event: Event, prepared: Mapping[UUID, Any] | Outcome) -> Outcome:
-    if isinstance(prepared, Processed | Failed | TryAgain):
-        return prepared
+def _handle(handler: Handler, event: Event, prepared: Mapping[UUID, Any]) -> Outcome:
+    outcome: object
     try:
-        arguments = () if handler.prepare is None else (prepared.get(event.id),)
-        outcome: object = handler.handle(event, *arguments)
+        if handler.prepare is None:
+            outcome = handler.handle(event)
+        else:
+            outcome = handler.handle(event, prepared.get(event.id))
     except Exception as error:
         _log.error(
             "a handler raised",
@@ -165,6 +172,6 @@ def _handle(handler: Handler, event: Event, prepared: Mapping[UUID, Any] | Outco
             error=frames_of(error),
         )
         return failed("handler_raised", None, f"{type(error).__name__}: {error}")
-    if isinstance(outcome, Processed | Failed | TryAgain):
+    if isinstance(outcome, _OUTCOMES):
         return outcome
     return failed("handler_answer", None, f"handler {handler.name} answered {type(outcome).__name__}, not an Outcome")
