@@ -1,4 +1,4 @@
-"""Adds up what a batch of settled events says: counters, sightings of end users, and the deltas of the live views.
+"""Adds up what a batch of settled events says: counters, and sightings of end users.
 
 The events of a batch are many and what they add to are few, so the loops here keep to plain tuples and dicts: a
 dataclass or a Decimal per event took a quarter of a worker's time (docs/adr/0011).
@@ -7,7 +7,7 @@ dataclass or a Decimal per event took a quarter of a worker's time (docs/adr/001
 from __future__ import annotations
 
 import datetime as dt
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any
 from uuid import UUID
@@ -16,7 +16,6 @@ import msgspec
 
 from boost_streams.events import Event
 from boost_streams.outcomes import NO_AMOUNT, Bucket, Count, Outcome, Processed, bucket_start
-from boost_streams.records import SettledCount, SettledDeltas
 from db.end_users import Sighting, trait_version
 from db.rollups import Addition, RollupKey
 
@@ -109,20 +108,3 @@ def sightings_of(batch: Sequence[Settled]) -> list[Sighting]:
             for name, value in effect.traits.items():
                 sighting.set_trait(name, value, version)
     return list(seen.values())
-
-
-def deltas_of(batch: Sequence[Settled], settled_at: dt.datetime) -> list[SettledDeltas]:
-    """Count what settled per project and type, in the minute of settling: one record per project."""
-    minute = settled_at.replace(second=0, microsecond=0)
-    tally = Counter([(s.event.project_id, s.event.event_type, isinstance(s.outcome, Processed)) for s in batch])
-    types: dict[UUID, dict[str, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
-    for (project_id, event_type, done), count in tally.items():
-        types[project_id][event_type][0 if done else 1] += count
-    return [
-        SettledDeltas(
-            project_id,
-            settled_at,
-            [SettledCount(event_type, minute, *pair) for event_type, pair in sorted(of_project.items())],
-        )
-        for project_id, of_project in types.items()
-    ]
