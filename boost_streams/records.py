@@ -54,9 +54,9 @@ class RawEventBatch(msgspec.Struct, frozen=True):
 
 
 class HandlerBatch(msgspec.Struct, frozen=True):
-    """The events that one handler family takes, of one batch or of several that the dispatcher took together.
+    """The events that one handler family takes, of a batch or of several that were there together.
 
-    With several, `batch_id` is the first one's, `committed_at` and `published_at` are the earliest.
+    One message on that family's topic. `batch_id` and the times are those of the batch that was published first.
     """
 
     batch_id: UUID
