@@ -23,7 +23,7 @@ class _Stream:
         self._offset = 0
 
     def send(self, weight: int = 1) -> None:
-        message = SimpleNamespace(topic="t", partition=0, offset=self._offset)
+        message = SimpleNamespace(topic="t", partition=0, offset=self._offset, value=b"")
         value = SimpleNamespace(weight=weight, published_at=None)
         self.messages.put_nowait(SimpleNamespace(value=value, message=message))
         self._offset += 1
