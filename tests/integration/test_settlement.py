@@ -144,9 +144,9 @@ async def test_two_settles_with_reversed_input_do_not_deadlock(database: Databas
     conflicts = []
 
     class Counting(Settlement):
-        async def _settle_together(self, family: str, batch: list[Settled]) -> list[Settled]:
+        async def _settle_together(self, *args: Any) -> list[Settled]:
             try:
-                return await super()._settle_together(family, batch)
+                return await super()._settle_together(*args)
             except Exception as error:
                 conflicts.append(error)
                 raise
