@@ -16,12 +16,13 @@ from agents.effects import Settled
 from agents.notices import SettledNotices
 from agents.progress import ConsumerProgress
 from agents.registry import Handler, Registry
-from agents.settlement import Settlement
+from agents.settlement import Settlement, add_up
 from agents.streams import Taken, acknowledge, in_two_stages, ready_batches
 from boost_streams.events import Event
 from boost_streams.logs import frames_of, get_logger
 from boost_streams.outcomes import Failed, Outcome, Processed, TryAgain, failed, try_again
 from boost_streams.records import DeadLetter, EventRecord, HandlerBatch, Malformed
+from db.settlement import FirstAttempts
 
 #: About how many events are handled and settled together, and how long after the last time (seconds) under load.
 MOST_EVENTS = 2000
@@ -31,6 +32,7 @@ MOST_LETTERS = 64
 
 _log = get_logger(__name__)
 _NOTHING: Mapping[UUID, Any] = {}
+_Handled = tuple[list[Settled], FirstAttempts | None]
 _OUTCOMES = (Processed, Failed, TryAgain)
 
 
@@ -64,19 +66,21 @@ class HandlerLoop:
         batches = ready_batches(stream, self._progress, most=MOST_EVENTS, weight=weight, pace=PACE_SECONDS)
         await in_two_stages(batches, self.handle, self._settle_and_acknowledge)
 
-    async def handle(self, taken: Sequence[Taken]) -> list[Settled]:
-        """Handle the events of these messages; those that cannot be read become dead letters."""
+    async def handle(self, taken: Sequence[Taken]) -> _Handled:
+        """Handle the events of these messages and add up; messages that cannot be read become dead letters."""
         records: list[EventRecord] = []
         for message in taken:
             if isinstance(message.value, Malformed):
                 await self._dead_letters.malformed(message.value)
             elif isinstance(message.value, HandlerBatch):
                 records.extend(message.value.events)
-        return await self.outcomes(records)
+        settled = await self.outcomes(records)
+        return settled, add_up(settled)
 
-    async def _settle_and_acknowledge(self, taken: list[Taken], handled: list[Settled]) -> None:
-        if handled:
-            self._tell(await self._settlement.settle(self.family, handled), taken)
+    async def _settle_and_acknowledge(self, taken: list[Taken], handled: _Handled) -> None:
+        settled, added_up = handled
+        if settled:
+            self._tell(await self._settlement.settle(self.family, settled, added_up), taken)
         await acknowledge(taken, self._progress)
 
     async def outcomes(self, records: Sequence[EventRecord]) -> list[Settled]:

@@ -61,15 +61,18 @@ class Settlement:
         self._database = database
         self._jitter = jitter
 
-    async def settle(self, family: str, batch: Sequence[Settled]) -> list[Settled]:
+    async def settle(
+        self, family: str, batch: Sequence[Settled], added_up: FirstAttempts | None = None
+    ) -> list[Settled]:
         """Settle a batch, waiting while PostgreSQL is away; return the events that this call moved.
 
-        A row that PostgreSQL refuses fails its own event; its neighbours settle.
+        A row that PostgreSQL refuses fails its own event; its neighbours settle. `added_up` is what `add_up` said of
+        the batch, for a caller that had time to ask before.
         """
         pause = 0.05
         while True:
             try:
-                return await self._settle(family, list(batch))
+                return await self._settle(family, list(batch), added_up)
             except Unavailable as error:
                 _log.warning("settling waits for PostgreSQL", action="settle_wait", handler=family, error=error.message)
             except _CONFLICTS as error:
@@ -77,9 +80,9 @@ class Settlement:
             await asyncio.sleep(pause * (0.5 + self._jitter()))
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    async def _settle(self, family: str, batch: list[Settled]) -> list[Settled]:
+    async def _settle(self, family: str, batch: list[Settled], added_up: FirstAttempts | None = None) -> list[Settled]:
         try:
-            return await self._settle_together(family, batch)
+            return await self._settle_together(family, batch, added_up)
         except _CONFLICTS:
             raise
         except asyncpg.PostgresError as error:
@@ -112,9 +115,11 @@ class Settlement:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return await self._settle(family, [Settled(settled.event, Failed(code, None, reason))])
 
-    async def _settle_together(self, family: str, batch: list[Settled]) -> list[Settled]:
+    async def _settle_together(
+        self, family: str, batch: list[Settled], added_up: FirstAttempts | None = None
+    ) -> list[Settled]:
         started = time.perf_counter()
-        first = first_attempts_of(batch)
+        first = added_up or first_attempts_of(batch)
         if first is not None:
             async with self._database.across_projects() as connection:
                 if await settle_across_projects(connection, first):
@@ -147,6 +152,15 @@ class Settlement:
             else Settled(settled.event, Failed("too_many_attempts", None, "gave up"))
             for settled in terminal
         ]
+
+
+def add_up(batch: Sequence[Settled]) -> FirstAttempts | None:
+    """Do what `first_attempts_of` does; None as well when an effect cannot be added up: settling finds out whose."""
+    try:
+        return first_attempts_of(batch)
+    except Exception as error:
+        _log.warning("effects cannot be added up", action="settle_refused", error=type(error).__name__)
+        return None
 
 
 def first_attempts_of(batch: Sequence[Settled]) -> FirstAttempts | None:

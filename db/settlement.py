@@ -1,6 +1,7 @@
 """Moves events on: the status change, the batch's count and the retries, inside the caller's transaction.
 
-Locks are taken in one order by every settlement: events, batches, retries, end users, rollups; each list sorted.
+Locks are taken in one order by every settlement: events (by batch, project, id), batches, retries, end users, rollups;
+each list sorted.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any, Literal
 from uuid import UUID
 
@@ -19,15 +19,11 @@ from db.end_users import Sighting, sighting_parameters
 from db.pool import Connection
 from db.rollups import Addition, RollupKey, addition_parameters
 
-# No bounds of the ids: with them a plan may read the range first, and the list again for every row of it. The pool's
-# planner settings see to it that each event of the list is looked up by its key (tests/integration/test_plans.py).
+# One event, by its key: no plan can go wrong. What is moved in one call is moved by _SETTLE.
 _MOVE = """
 UPDATE events e SET
-    status = t.status, attempt = e.attempt + t.again, error = t.error,
-    settled_at = CASE WHEN t.status = 'pending' THEN NULL ELSE now() END
-FROM unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::int[], $6::jsonb[])
-    AS t (project_id, id, attempt, status, again, error)
-WHERE e.project_id = t.project_id AND e.id = t.id AND e.status = 'pending' AND e.attempt = t.attempt
+    status = $4, attempt = e.attempt + $5, error = $6, settled_at = CASE WHEN $4 = 'pending' THEN NULL ELSE now() END
+WHERE e.project_id = $1 AND e.id = $2 AND e.status = 'pending' AND e.attempt = $3
 RETURNING e.id
 """
 # The most common case in one call, which is one transaction (db/migrations/sql/0003_settle_at_once.sql).
@@ -59,9 +55,6 @@ ON CONFLICT (project_id, event_id) DO UPDATE SET
     attempt = excluded.attempt, reason = excluded.reason, due_at = excluded.due_at,
     last_published_at = NULL, publish_count = 0, worker_id = NULL, seq = NULL
 """
-
-
-_as_number = attrgetter("int")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,22 +107,28 @@ async def settle_across_projects(connection: Connection, done: FirstAttempts) ->
 
 
 def _parameters(done: FirstAttempts) -> tuple[object, ...]:
-    projects: list[UUID] = []
-    ids: list[UUID] = []
-    for project_id, of_project in sorted(done.ids_of_projects.items()):
-        projects += [project_id] * len(of_project)
-        ids += sorted(of_project, key=_as_number)
-    counts = Counter([event_id.int >> BATCH_BITS for event_id in ids])
-    batches = sorted(counts)
+    events = [(event_id, project_id) for project_id, ids in done.ids_of_projects.items() for event_id in ids]
+    events.sort(key=_number)
+    counts = Counter([event_id.int >> BATCH_BITS for event_id, _ in events])
     return (
-        projects,
-        ids,
-        [done.errors.get(event_id) for event_id in ids] if done.errors else None,
-        [UUID(int=batch << BATCH_BITS) for batch in batches],
-        [counts[batch] for batch in batches],
+        [project_id for _, project_id in events],
+        [event_id for event_id, _ in events],
+        [done.errors.get(event_id) for event_id, _ in events] if done.errors else None,
+        [UUID(int=batch << BATCH_BITS) for batch in counts],
+        list(counts.values()),
         *sighting_parameters(done.sightings),
         *addition_parameters(done.additions),
     )
+
+
+def _number(event: tuple[UUID, UUID]) -> int:
+    return event[0].int
+
+
+def _lock_order(event: tuple[UUID, UUID]) -> tuple[int, int, int]:
+    event_id, project_id = event
+    number = event_id.int
+    return number >> BATCH_BITS, project_id.int, number
 
 
 async def move_events_across_projects(connection: Connection, moves: Iterable[Move]) -> Moved:
@@ -138,15 +137,11 @@ async def move_events_across_projects(connection: Connection, moves: Iterable[Mo
     Runs inside the caller's transaction: effects are written there, for the moved ones only.
 
     """
-    ordered = sorted({(m.project_id, m.event_id): m for m in moves}.values(), key=lambda m: (m.project_id, m.event_id))
-    rows = await connection.fetch(
+    distinct = {(m.event_id, m.project_id): m for m in moves}
+    ordered = [distinct[event] for event in sorted(distinct, key=_lock_order)]
+    rows = await connection.fetchmany(
         _MOVE,
-        [move.project_id for move in ordered],
-        [move.event_id for move in ordered],
-        [move.attempt for move in ordered],
-        [move.status for move in ordered],
-        [1 if move.status == "pending" else 0 for move in ordered],
-        [move.error for move in ordered],
+        [(m.project_id, m.event_id, m.attempt, m.status, 1 if m.status == "pending" else 0, m.error) for m in ordered],
     )
     moved = {row["id"] for row in rows}
     were_failed = await _give_up_ownership(connection, [move for move in ordered if move.event_id in moved])

@@ -44,11 +44,15 @@ def handle(event: Event) -> Outcome:
 
 
 class _Page(NamedTuple):
-    """What the address of a page says: its host, the dimensions of its views, and the UTM parts of its query."""
+    """What the address of a page says: its host, the dimensions of its views, the UTM parts of its query.
+
+    `campaign` is what these parts alone make of it.
+    """
 
     host: str
     dimensions: tuple[str, str]
     utm: Mapping[str, str]
+    campaign: tuple[str, ...]
 
 
 def _page_view(payload: Mapping[str, Any]) -> Processed:
@@ -58,7 +62,8 @@ def _page_view(payload: Mapping[str, Any]) -> Processed:
     domain = _referring_host(payload)
     if domain not in ("", page.host):
         effects.append(Count("referrers", (dimension(domain),)))
-    campaign = _campaign(payload, page.utm)
+    given = optional_object(payload, "utm")
+    campaign = _campaign(given, page.utm) if given else page.campaign
     if any(campaign[:3]):
         effects.append(Count("campaigns", campaign))
     return Processed(tuple(effects))
@@ -74,7 +79,8 @@ def _page(payload: Mapping[str, Any]) -> _Page:
 @remembered
 def _read_page(url: str) -> _Page:
     address = read_page_address(url)
-    return _Page(address.host, (dimension(address.host), dimension(address.path)), _utm_of(address.query))
+    utm = _utm_of(address.query)
+    return _Page(address.host, (dimension(address.host), dimension(address.path)), utm, _campaign({}, utm))
 
 
 def _utm_of(query: str) -> Mapping[str, str]:
@@ -96,10 +102,7 @@ def _referring_host(payload: Mapping[str, Any]) -> str:
         raise Unreadable.invalid("referrer", "must be an address") from None
 
 
-def _campaign(payload: Mapping[str, Any], in_url: Mapping[str, str]) -> tuple[str, ...]:
-    given = optional_object(payload, "utm")
-    if not given and not in_url:
-        return ()
+def _campaign(given: Mapping[str, Any], in_url: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(dimension(_utm_part(given, part) or in_url.get(part, "")) for part in _UTM_PARTS)
 
 

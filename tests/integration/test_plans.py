@@ -43,6 +43,9 @@ class Month:
     project_id: UUID
     today: dt.date
     tomorrow: dt.date
+    other_project_id: UUID
+    #: A day whose partition has events and was never analysed, as every day's is when it begins.
+    new_day: dt.date
 
     def ids(self, day: dt.date) -> list[UUID]:
         first = id_at(dt.datetime(day.year, day.month, day.day, 3, tzinfo=dt.UTC)).int
@@ -65,7 +68,13 @@ async def month(database: Database, project: Any, other_project: Any) -> Month:
         await owner.execute("ANALYZE events")
     finally:
         await owner.close()
-    return Month(database, project.id, now.date(), now.date() + dt.timedelta(days=1))
+    ahead = now + dt.timedelta(days=5)
+    await ensure_partitions(database, now=ahead)
+    async with database.across_projects() as connection:
+        for filled in (project, other_project):
+            first_ms = (first_id_of_day(ahead.date()).int >> 80) + (filled is project)
+            await connection.execute(FILL, first_ms, filled.id, 5 * EVENTS_A_DAY)
+    return Month(database, project.id, now.date(), now.date() + dt.timedelta(days=1), other_project.id, ahead.date())
 
 
 def literal(value: Any, kind: str) -> str:
@@ -98,11 +107,13 @@ def nodes(plan: Any) -> list[Any]:
 
 
 def scans_of_events(plan: Any) -> list[Any]:
-    """Return the nodes that read partitions of `events`."""
+    """Return the nodes that did read partitions of `events`."""
     return [
         node
         for node in nodes(plan)
-        if re.fullmatch(r"events_\d{8}", node.get("Relation Name", "")) and node["Node Type"] != "ModifyTable"
+        if re.fullmatch(r"events_\d{8}", node.get("Relation Name", ""))
+        and node["Node Type"] != "ModifyTable"
+        and node["Actual Loops"] > 0
     ]
 
 
@@ -119,19 +130,53 @@ def assert_reads_by_key(plan: Any, *, partitions: int) -> None:
 
 
 def move(month: Month, day: dt.date) -> list[tuple[Any, str]]:
-    ids = month.ids(day)
-    count = len(ids)
-    return [
-        ([month.project_id] * count, "uuid[]"),
-        (ids, "uuid[]"),
-        ([0] * count, "int[]"),
-        (["processed"] * count, "text[]"),
-        ([0] * count, "int[]"),
-        ([None] * count, "jsonb[]"),
-        (min(ids), "uuid"),
-        (max(ids), "uuid"),
-        ([month.project_id], "uuid[]"),
-    ]
+    key = [(month.project_id, "uuid"), (month.ids(day)[0], "uuid")]
+    return [*key, (0, "int"), ("processed", "text"), (0, "int"), (None, "jsonb")]
+
+
+_COUNTERS = """
+SELECT coalesce(sum(seq_scan), 0)::int AS in_sequence, coalesce(sum(idx_tup_fetch), 0)::int AS by_index,
+       coalesce(sum(n_tup_upd), 0)::int AS updated
+FROM pg_stat_xact_user_tables WHERE relname ~ '^events_[0-9]{8}$'
+"""
+
+
+async def pending_batches(connection: Any, month: Month, day: dt.date) -> dict[UUID, list[UUID]]:
+    """Store batches of pending events far apart within a day, between what is there, two projects in each batch."""
+    ids: dict[UUID, list[UUID]] = {month.project_id: [], month.other_project_id: []}
+    for number in range(10):
+        first = id_at(
+            dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC) + dt.timedelta(seconds=number, milliseconds=500)
+        ).int
+        for n, project_id in enumerate([*ids] * 5):
+            ids[project_id].append(UUID(int=(first & ~0xFFFF) + n))
+    for project_id, of_project in ids.items():
+        await connection.execute(
+            "INSERT INTO events (id, project_id, event_type, payload, occurred_at) "
+            "SELECT id, $2, 'page_view', '{}', now() FROM unnest($1::uuid[]) AS id",
+            of_project,
+            project_id,
+        )
+    return ids
+
+
+@pytest.mark.parametrize("every", [1, 3])
+async def test_settling_in_one_call_reads_its_batches_and_nothing_else(month: Month, every: int) -> None:
+    """Counters of the transaction tell what the statements within the function read."""
+    for day in (month.today, month.tomorrow, month.new_day):
+        async with month.database.across_projects() as connection:
+            stored = await pending_batches(connection, month, day)
+            ids = {project_id: of_project[::every] for project_id, of_project in stored.items()}
+            settled = sum(map(len, ids.values()))
+            async with connection.transaction():
+                before = await connection.fetchrow(_COUNTERS)
+                done = settlement.FirstAttempts(ids, {ids[month.project_id][0]: b"{}"}, [], {})
+                assert await settlement.settle_across_projects(connection, done)
+                after = await connection.fetchrow(_COUNTERS)
+        read = {name: after[name] - before[name] for name in after.keys()}  # noqa: SIM118 - a record, not a dict
+        assert read["in_sequence"] == 0
+        assert read["updated"] == settled
+        assert settled <= read["by_index"] <= 100
 
 
 def pending_of_batch(month: Month, day: dt.date) -> list[tuple[Any, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import random
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -143,9 +144,9 @@ async def test_two_settles_with_reversed_input_do_not_deadlock(database: Databas
     conflicts = []
 
     class Counting(Settlement):
-        async def _settle_together(self, family: str, batch: list[Settled]) -> list[Settled]:
+        async def _settle_together(self, *args: Any) -> list[Settled]:
             try:
-                return await super()._settle_together(family, batch)
+                return await super()._settle_together(*args)
             except Exception as error:
                 conflicts.append(error)
                 raise
@@ -258,3 +259,35 @@ async def test_an_event_that_failed_and_was_retried_counts_once(
     assert len(await settlement.settle("default", [Settled(again, outcome)])) == 1
     counts = await fetch(database, "SELECT dimensions, count FROM rollups WHERE metric = 'events_per_hour'")
     assert {row["dimensions"][1]: row["count"] for row in counts if row["count"]} == {second: 1}
+
+
+async def test_an_event_that_moved_before_leaves_its_neighbours_theirs(
+    database: Database, settlement: Settlement
+) -> None:
+    project, other = await make_project(database), await make_project(database, "other")
+    ids = [*await store(database, project.id, *["foo"] * 3), *await store(database, other.id, "foo")]
+    batch = handled(await events_of(database, ids))
+    await settlement.settle("default", [batch[1]])
+    moved = await settlement.settle("default", batch)
+    assert {settled.event.id for settled in moved} == {ids[0], ids[2], ids[3]}
+    rows = await fetch(database, "SELECT project_id, count FROM rollups WHERE metric = 'event_types'")
+    assert {row["project_id"]: row["count"] for row in rows} == {project.id: 3, other.id: 1}
+    assert await fetch(database, "SELECT 1 FROM event_batches") == []
+
+
+async def test_dimensions_and_amounts_are_stored_as_they_were_said(database: Database, settlement: Settlement) -> None:
+    project = await make_project(database)
+    dimensions = ("", "NULL", 'a "quoted" text', "back\\slash", "{braces},", " space ", "line\nbreak", "Übersicht")
+    (event,) = await events_of(database, await store(database, project.id, "foo"))
+    effects = (
+        Count("odd", dimensions, amount=Decimal("-0.10")),
+        Count("even", dimensions, "hour", 2),
+        Count("one", ()),
+    )
+    await settlement.settle("default", [Settled(event, Processed(effects))])
+    rows = await fetch(database, "SELECT * FROM rollups WHERE metric <> 'events_per_hour'")
+    assert sorted((r["metric"], tuple(r["dimensions"]), r["count"], r["amount"]) for r in rows) == [
+        ("even", dimensions, 2, Decimal(0)),
+        ("odd", dimensions, 1, Decimal("-0.10")),
+        ("one", (), 1, Decimal(0)),
+    ]

@@ -1,4 +1,4 @@
-"""The dispatcher splits batches by family and puts together what was taken together."""
+"""Batches that are there together travel together, up to a bound, and nothing of them is lost."""
 
 from __future__ import annotations
 
@@ -8,58 +8,46 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-import pytest
 
 from agents import dispatcher
 from agents.dispatcher import split_by_family, together
 from agents.handlers import load_registry
-from boost_streams.event_id import event_ids, id_at
 from boost_streams.records import EventRecord, RawEventBatch
 
-NOON = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
-SECOND = dt.timedelta(seconds=1)
+NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 REGISTRY = load_registry()
 
 
-def batch(at: dt.datetime, *types: str) -> RawEventBatch:
-    batch_id = id_at(at)
-    records = [
-        EventRecord(
-            id=event_id,
-            project_id=UUID(int=1),
-            event_type=event_type,
-            occurred_at=at,
-            received_at=at,
-            payload=msgspec.Raw(b"{}"),
-        )
-        for event_id, event_type in zip(event_ids(batch_id, len(types)), types, strict=True)
+def batch(number: int, *types: str) -> RawEventBatch:
+    when = NOON + dt.timedelta(seconds=number)
+    events = [
+        EventRecord(UUID(int=number * 100 + n), UUID(int=1), event_type, when, when, msgspec.Raw(b"{}"))
+        for n, event_type in enumerate(types)
     ]
-    return RawEventBatch(batch_id, at, at, records)
+    return RawEventBatch(UUID(int=number), when, when, events)
 
 
-def taken(value: RawEventBatch, size: int = 10) -> Any:
+def message(value: RawEventBatch, size: int = 100) -> Any:
     return SimpleNamespace(value=value, size=size)
 
 
-def test_one_message_per_family_however_many_batches() -> None:
-    first = batch(NOON, "page_view", "user_login", "click")
-    second = batch(NOON + SECOND, "user_login", "page_view", "other")
-    split = {one.handler: one for one in split_by_family([first, second], REGISTRY)}
-    assert set(split) == {"tracking", "user", "default"}
-    assert [e.id for e in split["tracking"].events] == [first.events[0].id, first.events[2].id, second.events[1].id]
-    assert [e.id for e in split["user"].events] == [first.events[1].id, second.events[0].id]
+def test_every_event_goes_to_its_family_in_order_under_the_earliest_times() -> None:
+    forwarded = split_by_family([batch(2, "click", "x"), batch(1, "page_view", "user_login", "click")], REGISTRY)
+    assert {one.handler: [event.id.int for event in one.events] for one in forwarded} == {
+        "default": [201],
+        "tracking": [200, 100, 102],
+        "user": [101],
+    }
+    assert {(one.batch_id.int, one.committed_at, one.published_at) for one in forwarded} == {
+        (1, NOON + dt.timedelta(seconds=1), NOON + dt.timedelta(seconds=1))
+    }
 
 
-def test_a_message_is_as_old_as_its_oldest_batch() -> None:
-    late, early = batch(NOON + SECOND, "click"), batch(NOON, "click")
-    (split,) = split_by_family([late, early], REGISTRY)
-    assert (split.batch_id, split.published_at, split.committed_at) == (early.batch_id, NOON, NOON)
-
-
-@pytest.mark.parametrize(("events", "size"), [(3, 1 << 20), (100, 30)])
-def test_a_message_has_bounds_and_a_batch_is_never_cut(monkeypatch: pytest.MonkeyPatch, events: int, size: int) -> None:
-    monkeypatch.setattr(dispatcher, "MOST_TOGETHER", events)
-    monkeypatch.setattr(dispatcher, "MOST_BYTES_TOGETHER", size)
-    batches = [taken(batch(NOON + n * SECOND, "click")) for n in range(7)]
-    large = taken(batch(NOON, *["click"] * 9), size=90)
-    assert [sum(len(one.events) for one in group) for group in together([*batches, large])] == [3, 3, 1, 9]
+def test_what_is_there_together_travels_together_within_bounds(monkeypatch: Any) -> None:
+    monkeypatch.setattr(dispatcher, "MOST_TOGETHER", 4)
+    monkeypatch.setattr(dispatcher, "MOST_BYTES_TOGETHER", 1000)
+    batches = [batch(n, "click", "click") for n in range(6)]
+    sizes = (100, 100, 100, 950, 100, 5000)
+    groups = list(together([message(one, size) for one, size in zip(batches, sizes, strict=True)]))
+    assert [[one.batch_id.int for one in group] for group in groups] == [[0, 1], [2], [3], [4], [5]]
+    assert list(together([])) == []

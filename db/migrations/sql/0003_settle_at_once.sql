@@ -57,6 +57,11 @@ $$;
 -- Settles a batch in one call: events of attempt 0 become processed, or failed where errors has something, and their
 -- effects are written. Effects were added up before anybody knew which events move, so all of them move or nothing
 -- happens: BST01 says that some had been moved before. Locks: events, batches, end users, rollups, each list sorted.
+--
+-- The events come in the order of their ids and are updated batch by batch: a batch's range of ids is one partition's and
+-- holds few events, so whatever plan is cached can read no more than these. In a join of the whole list to events the planner
+-- may turn the sides round, reading a range of events and for each of them the list; it does for a partition that was
+-- never analysed. array_position keeps the list out of the index condition: there it would be looked up per project.
 CREATE FUNCTION boost_settle(
     event_projects uuid[], event_ids uuid[], errors jsonb[],
     batch_ids uuid[], batch_moved integer[],
@@ -67,14 +72,34 @@ CREATE FUNCTION boost_settle(
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    moved integer;
+    first integer := 1;
+    last integer;
+    changed integer;
+    moved integer := 0;
+    ids uuid[];
+    projects uuid[];
+    why jsonb[];
 BEGIN
-    -- No bounds of the ids: with them a plan may read the range first, and the list again for every row of it.
-    UPDATE events e SET
-        status = CASE WHEN t.error IS NULL THEN 'processed' ELSE 'failed' END, error = t.error, settled_at = now()
-    FROM unnest(event_projects, event_ids, errors) AS t (project_id, id, error)
-    WHERE e.project_id = t.project_id AND e.id = t.id AND e.status = 'pending' AND e.attempt = 0;
-    GET DIAGNOSTICS moved = ROW_COUNT;
+    FOR n IN 1 .. cardinality(batch_ids) LOOP
+        last := first + batch_moved[n] - 1;
+        ids := event_ids[first:last];
+        projects := event_projects[first:last];
+        IF errors IS NULL THEN
+            UPDATE events e SET status = 'processed', settled_at = now()
+            WHERE e.project_id = ANY (projects) AND e.id BETWEEN ids[1] AND ids[cardinality(ids)]
+                AND array_position(ids, e.id) IS NOT NULL AND e.status = 'pending' AND e.attempt = 0;
+        ELSE
+            why := errors[first:last];
+            UPDATE events e SET
+                status = CASE WHEN why[array_position(ids, e.id)] IS NULL THEN 'processed' ELSE 'failed' END,
+                error = why[array_position(ids, e.id)], settled_at = now()
+            WHERE e.project_id = ANY (projects) AND e.id BETWEEN ids[1] AND ids[cardinality(ids)]
+                AND array_position(ids, e.id) IS NOT NULL AND e.status = 'pending' AND e.attempt = 0;
+        END IF;
+        GET DIAGNOSTICS changed = ROW_COUNT;
+        moved := moved + changed;
+        first := last + 1;
+    END LOOP;
     IF moved <> cardinality(event_ids) THEN
         RAISE EXCEPTION 'some of these events were moved before' USING ERRCODE = 'BST01';
     END IF;
