@@ -40,7 +40,7 @@ GROUPS: tuple[ModuleType, ...] = (
 )
 
 FULL: Mapping[str, Effort] = {
-    "single": Effort(rounds=5, seconds=3),
+    "single": Effort(rounds=5, seconds=2),
     "batch": Effort(rounds=5, seconds=3),
     "end_to_end": Effort(rounds=5, seconds=12),
     "backlog": Effort(rounds=5, seconds=0, events=200_000),
