@@ -20,6 +20,7 @@ from boost_streams.settings import Settings
 from db.intake import swap_key_generations_across_projects
 from db.partitions import drop_expired_partitions, ensure_partitions
 from db.pool import Database
+from db.retention import delete_expired_events_across_projects
 from db.workers import (
     DEAD_AFTER_SECONDS,
     bury_dead_workers_across_projects,
@@ -130,10 +131,12 @@ class Housekeeping(Service):
                 await record_progress_across_projects(connection, self._ledger.worker_id, positions)
 
     async def maintain(self) -> None:
-        """Make partitions ahead, drop expired ones, and start a new generation of messageId keys when it is time."""
+        """Make partitions ahead, drop what has expired, and renew the messageId keys when it is time."""
         await ensure_partitions(self._database)
         await drop_expired_partitions(self._database, self._settings.retention_days)
         async with self._database.across_projects() as connection:
+            for project_id, count in (await delete_expired_events_across_projects(connection)).items():
+                _log.info("expired events deleted", action="events_expire", project_id=str(project_id), count=count)
             if await swap_key_generations_across_projects(connection, self._settings.idempotency_days):
                 _log.info("messageId keys swapped", action="keys_swap")
 

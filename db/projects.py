@@ -26,7 +26,7 @@ _FIND_ORGANIZATION = "SELECT id FROM organizations WHERE name = $1 ORDER BY crea
 _MAKE_ORGANIZATION = "INSERT INTO organizations (id, name) VALUES ($1, $2)"
 _DELETE_ORGANIZATION = "DELETE FROM organizations WHERE id = $1"
 
-_COLUMNS = "p.id, p.name, p.organization_id, o.name AS organization, p.created_at"
+_COLUMNS = "p.id, p.name, p.organization_id, o.name AS organization, p.created_at, p.retention_days"
 _MAKE_PROJECT = f"""
 WITH p AS (
     INSERT INTO projects (id, organization_id, name) VALUES ($1, $2, $3)
@@ -82,6 +82,8 @@ class Project:
     organization_id: UUID
     organization: str
     created_at: dt.datetime
+    #: Days after which its events are deleted; None leaves them to RETENTION_DAYS.
+    retention_days: int | None = None
 
 
 #: Told after every chunk of a deletion: the table, and how many rows have left it so far.

@@ -31,6 +31,8 @@ from web.waiting import MOST_EVENTS, Accepted, Answer, Part, Submission, Waiting
 
 #: How many commits may be under way at once.
 COMMITS_IN_FLIGHT = 2
+#: How much of the recent peak of unanswered events is remembered at each commit.
+_PEAK_DECAY = 0.95
 #: So many turns of the event loop bring a request from its socket to here.
 _TURNS_TO_SUBMIT = 2
 #: How long one commit may take before its requests are answered 503 (seconds).
@@ -60,6 +62,7 @@ class Intake:
         *,
         stuck_after_seconds: float,
         most_waiting_bytes: int,
+        commits_in_flight: int = COMMITS_IN_FLIGHT,
     ) -> None:
         self._database = database
         self._outbox = outbox
@@ -70,7 +73,10 @@ class Intake:
         self._waiting = WaitingList()
         self._arrived = asyncio.Event()
         self._commits: set[asyncio.Task[None]] = set()
-        self._slots = asyncio.Semaphore(COMMITS_IN_FLIGHT)
+        self._commits_in_flight = commits_in_flight
+        self._slots = asyncio.Semaphore(commits_in_flight)
+        self._unanswered = 0
+        self._recent_peak = 0.0
         self._loop: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -90,10 +96,12 @@ class Intake:
         submission = Submission(events, asyncio.get_running_loop().create_future())
         self.budget.take(submission.size)
         self._waiting.append(submission)
+        self._unanswered += len(events)
         self._arrived.set()
         try:
             return await submission.done
         finally:
+            self._unanswered -= len(events)
             self.budget.give_back(submission.size)
 
     async def drain(self, seconds: float) -> None:
@@ -127,9 +135,15 @@ class Intake:
             task.add_done_callback(self._commits.discard)
 
     async def _gather(self) -> None:
-        """Let in what the event loop has at hand already, so that requests that come together are stored together."""
+        """Let in what the event loop has at hand already, so that requests that come together are stored together.
+
+        But no more than one commit's share of what was recently under way at once: if all went into one commit, there
+        would be nothing to read while PostgreSQL works, and nothing to store while requests are read.
+        """
+        self._recent_peak = max(self._unanswered, self._recent_peak * _PEAK_DECAY)
+        enough = min(MOST_EVENTS, self._recent_peak / self._commits_in_flight)
         seen = 0
-        while seen < self._waiting.events < MOST_EVENTS:
+        while seen < self._waiting.events < enough:
             seen = self._waiting.events
             for _ in range(_TURNS_TO_SUBMIT):
                 await asyncio.sleep(0)

@@ -20,6 +20,7 @@ from db.projects import (
     get_project_across_projects,
     list_projects_across_projects,
 )
+from db.retention import set_retention_across_projects
 
 _FIRST_KEY = "first key"
 
@@ -72,8 +73,28 @@ def list_(as_json: bool) -> None:
     if as_json:
         show_json([_as_plain(project) for project in found])
     else:
-        rows = [(one.id, one.organization, one.name, one.created_at) for one in found]
-        show_table(("id", "organization", "name", "created"), rows)
+        rows = [
+            (one.id, one.organization, one.name, one.created_at, one.retention_days or "as RETENTION_DAYS says")
+            for one in found
+        ]
+        show_table(("id", "organization", "name", "created", "keeps events (days)"), rows)
+
+
+@projects.command()
+@click.argument("project_id", metavar="ID", type=click.UUID)
+@click.argument("days", metavar="DAYS", type=click.IntRange(1, 36500), required=False)
+def retain(project_id: UUID, days: int | None) -> None:
+    """Keep events of the project ID for DAYS days only; without DAYS, for as long as RETENTION_DAYS says.
+
+    Workers delete what is older within the hour, once it is settled. Counters and end users stay.
+    """
+
+    async def work(database: Database) -> None:
+        async with database.across_projects() as connection:
+            await set_retention_across_projects(connection, project_id, days)
+
+    run_with_database(work)
+    click.echo(f"{project_id} keeps events for " + (f"{days} days" if days else "as long as RETENTION_DAYS says"))
 
 
 @projects.command()
@@ -117,4 +138,5 @@ def _as_plain(project: Project) -> dict[str, object]:
         "organization": project.organization,
         "name": project.name,
         "createdAt": project.created_at,
+        "retentionDays": project.retention_days,
     }

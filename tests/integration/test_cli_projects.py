@@ -69,6 +69,17 @@ def test_deleting_asks_first(boost: Boost) -> None:
     assert "there is no project" in boost("projects", "delete", project, "--yes", code=1).stderr
 
 
+def test_a_project_keeps_events_for_its_own_time(boost: Boost) -> None:
+    project = create(boost)["projectId"]
+    assert f"{project} keeps events for 30 days" in boost("projects", "retain", project, "30").stdout
+    assert [one["retentionDays"] for one in json.loads(boost("projects", "list", "--json").stdout)] == [30]
+    assert "as RETENTION_DAYS says" not in boost("projects", "list").stdout
+    boost("projects", "retain", project)
+    assert [one["retentionDays"] for one in json.loads(boost("projects", "list", "--json").stdout)] == [None]
+    assert "0" in boost("projects", "retain", project, "0", code=2).stderr
+    assert "there is no project" in boost("projects", "retain", str(uuid4()), "3", code=1).stderr
+
+
 def test_keys_are_made_listed_and_revoked(boost: Boost) -> None:
     project = create(boost)["projectId"]
     made = json.loads(boost("keys", "create", "--project", project, "--name", "ci", "--scope", "read", "--json").stdout)

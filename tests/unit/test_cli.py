@@ -172,5 +172,5 @@ def test_json_and_tables_need_no_terminal(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_groups_have_their_commands() -> None:
-    assert set(projects.projects.commands) == {"create", "list", "delete"}
+    assert set(projects.projects.commands) == {"create", "list", "retain", "delete"}
     assert set(keys_module.keys.commands) == {"create", "list", "revoke"}

@@ -3,6 +3,9 @@ SET LOCAL ROLE boost_owner;
 -- What the client's clock said, where it was so far ahead that occurred_at was set to the time of receipt instead.
 ALTER TABLE events ADD COLUMN original_timestamp timestamptz;
 
+-- A project may keep its events for a shorter time than RETENTION_DAYS says.
+ALTER TABLE projects ADD COLUMN retention_days integer CHECK (retention_days > 0);
+
 -- Claims the messageId keys of a commit (null where an event has none) and returns those that are known already, with
 -- the event that carried them first.
 --
