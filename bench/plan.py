@@ -53,8 +53,8 @@ FULL: Mapping[str, Effort] = {
 }
 QUICK: Mapping[str, Effort] = {
     "single": Effort(rounds=1, seconds=1),
-    "batch": Effort(rounds=2, seconds=1),
-    "end_to_end": Effort(rounds=1, seconds=4),
+    "batch": Effort(rounds=1, seconds=1),
+    "end_to_end": Effort(rounds=1, seconds=3),
     "backlog": Effort(rounds=1, seconds=0, events=40_000),
 }
 LARGE: Mapping[str, Effort] = {
