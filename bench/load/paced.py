@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from bench.database import ask
 from bench.deployment import Deployment
-from bench.load.wrk import Requests, WrkRun, saturate
+from bench.load.wrk import Requests, WrkRun
 from bench.statistics import slope
 
 _SAMPLE_SECONDS = 0.25
@@ -27,6 +27,7 @@ _LEAST = 0.6
 FASTER = 1.03
 _PROBE_SECONDS = 4.0
 _MOST_TRIES = 4
+_LONGEST_DRAIN_SECONDS = 600.0
 #: Taking and settling at once is a little slower than one after the other.
 FIRST_SHARE = 0.9
 
@@ -88,13 +89,22 @@ def events_per_request(requests: Requests) -> int:
 
 
 def settled_throughput(
-    deployment: Deployment, requests: Requests, *, connections: int, seconds: float, deadline: float = 300.0
+    deployment: Deployment, requests: Requests, *, connections: int, seconds: float, pace: float = 0.0
 ) -> float:
-    """Return events per second that a deployment takes and settles, the time until the last is settled included."""
+    """Return events per second that a deployment takes and settles, the time until the last is settled included.
+
+    Requests come as fast as they are answered, or `pace` events a second.
+    """
     before = deployment.accepted()
-    answer = saturate(deployment.address, requests, connections=connections, seconds=seconds)
-    waited = deployment.wait_until_settled(deadline)
-    return (deployment.accepted() - before) / (answer.seconds + waited)
+    run = WrkRun(
+        deployment.address,
+        requests,
+        connections=connections,
+        seconds=seconds,
+        requests_per_second=pace / events_per_request(requests),
+    )
+    took = run.result().seconds + deployment.wait_until_settled(_LONGEST_DRAIN_SECONDS)
+    return (deployment.accepted() - before) / took
 
 
 def run_at(deployment: Deployment, requests: Requests, *, connections: int, seconds: float, pace: float) -> Sustained:
