@@ -1,37 +1,61 @@
-"""The dispatcher: splits each batch by handler family and forwards one `HandlerBatch` per family."""
+"""The dispatcher: splits what is there by handler family and forwards one `HandlerBatch` per family."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from agents.dead_letters import DeadLetters
 from agents.progress import ConsumerProgress
 from agents.registry import Registry
-from agents.streams import acknowledge, ready_batches
+from agents.streams import Taken, acknowledge, in_two_stages, ready_batches
 from boost_streams.errors import BrokerAway
 from boost_streams.logs import get_logger
 from boost_streams.publishing import Publisher
-from boost_streams.records import EventRecord, HandlerBatch, RawEventBatch
+from boost_streams.records import EventRecord, HandlerBatch, Malformed, RawEventBatch
 
-#: About how many events the dispatcher takes at a time.
+#: About how many events the dispatcher takes at a time, and how long after the last time (seconds) under load.
 MOST_EVENTS = 4000
+PACE_SECONDS = 0.01
+#: Up to how many events, and bytes of their messages, are forwarded as one message per family when more than one
+#: batch is there: Faust's cost is per message (FAUST.md). A bigger batch travels alone, as it came.
+MOST_TOGETHER = 2000
+MOST_BYTES_TOGETHER = 1024 * 1024
 #: The longest pause between two tries to forward (seconds).
 _LONGEST_PAUSE = 2.0
 
 _log = get_logger(__name__)
 
 
-def split_by_family(batch: RawEventBatch, registry: Registry) -> list[HandlerBatch]:
+def split_by_family(batches: Sequence[RawEventBatch], registry: Registry) -> list[HandlerBatch]:
     """Return one batch per handler family, families in order of their names, events in their order."""
     by_family: dict[str, list[EventRecord]] = defaultdict(list)
-    for event in batch.events:
-        by_family[registry.family_of(event.event_type)].append(event)
+    for batch in batches:
+        for event in batch.events:
+            by_family[registry.family_of(event.event_type)].append(event)
+    first = min(batches, key=lambda batch: batch.published_at)
     return [
-        HandlerBatch(batch.batch_id, batch.committed_at, batch.published_at, family, events)
+        HandlerBatch(first.batch_id, first.committed_at, first.published_at, family, events)
         for family, events in sorted(by_family.items())
     ]
+
+
+def together(taken: Sequence[Taken]) -> Iterator[list[RawEventBatch]]:
+    """Yield the batches of these messages, as many at a time as may travel as one message per family."""
+    batches: list[RawEventBatch] = []
+    events = size = 0
+    for message in taken:
+        batch = message.value
+        if batches and (events + len(batch.events) > MOST_TOGETHER or size + message.size > MOST_BYTES_TOGETHER):
+            yield batches
+            batches, events, size = [], 0, 0
+        batches.append(batch)
+        events += len(batch.events)
+        size += message.size
+    if batches:
+        yield batches
 
 
 class Dispatcher:
@@ -52,18 +76,23 @@ class Dispatcher:
     async def run(self, stream: Any) -> None:
         """Forward until cancelled."""
         weight = lambda value: len(getattr(value, "events", ()))  # noqa: E731
-        async for taken in ready_batches(stream, self._progress, most=MOST_EVENTS, weight=weight):
-            await self.forward([message.value for message in taken])
-            await acknowledge(taken, self._progress)
+        batches = ready_batches(stream, self._progress, most=MOST_EVENTS, weight=weight, pace=PACE_SECONDS)
+        await in_two_stages(batches, self.split, self._forward_and_acknowledge)
 
-    async def forward(self, values: list[Any]) -> None:
+    async def split(self, taken: Sequence[Taken]) -> list[HandlerBatch]:
+        """Return what these messages are forwarded as; those that cannot be read become dead letters."""
+        for message in taken:
+            if isinstance(message.value, Malformed):
+                await self._dead_letters.malformed(message.value)
+        readable = [message for message in taken if isinstance(message.value, RawEventBatch)]
+        return [batch for batches in together(readable) for batch in split_by_family(batches, self._registry)]
+
+    async def _forward_and_acknowledge(self, taken: list[Taken], batches: list[HandlerBatch]) -> None:
+        await self.forward(batches)
+        await acknowledge(taken, self._progress)
+
+    async def forward(self, pending: list[HandlerBatch]) -> None:
         """Deliver every family's batches, trying again until the broker has them."""
-        pending: list[HandlerBatch] = []
-        for value in values:
-            if isinstance(value, RawEventBatch):
-                pending.extend(split_by_family(value, self._registry))
-            else:
-                await self._dead_letters.malformed(value)
         pause = 0.05
         while pending:
             results = await asyncio.gather(

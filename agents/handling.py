@@ -12,24 +12,26 @@ from uuid import UUID
 import msgspec
 
 from agents.dead_letters import DeadLetters
+from agents.effects import Settled
+from agents.notices import SettledNotices
 from agents.progress import ConsumerProgress
 from agents.registry import Handler, Registry
-from agents.settlement import Settled, Settlement, deltas_of
-from agents.streams import Taken, acknowledge, ready_batches
-from boost_streams.errors import BrokerAway
+from agents.settlement import Settlement
+from agents.streams import Taken, acknowledge, in_two_stages, ready_batches
 from boost_streams.events import Event
 from boost_streams.logs import frames_of, get_logger
 from boost_streams.outcomes import Failed, Outcome, Processed, TryAgain, failed, try_again
-from boost_streams.publishing import Publisher
 from boost_streams.records import DeadLetter, EventRecord, HandlerBatch, Malformed
 
-#: About how many events are handled and settled together.
-MOST_EVENTS = 1000
-#: How many notices of what settled may be on their way to the broker; beyond it they are dropped.
-MOST_NOTICES = 64
+#: About how many events are handled and settled together, and how long after the last time (seconds) under load.
+MOST_EVENTS = 2000
+PACE_SECONDS = 0.02
+#: How many dead letters may be on their way to the broker; beyond it they are dropped.
+MOST_LETTERS = 64
 
 _log = get_logger(__name__)
 _NOTHING: Mapping[UUID, Any] = {}
+_OUTCOMES = (Processed, Failed, TryAgain)
 
 
 class HandlerLoop:
@@ -42,7 +44,7 @@ class HandlerLoop:
         settlement: Settlement,
         progress: ConsumerProgress,
         dead_letters: DeadLetters,
-        settled_publisher: Publisher,
+        notices: SettledNotices,
         services: Any,
         now: Callable[[], dt.datetime],
     ) -> None:
@@ -51,37 +53,37 @@ class HandlerLoop:
         self._settlement = settlement
         self._progress = progress
         self._dead_letters = dead_letters
-        self._settled_publisher = settled_publisher
+        self._notices = notices
         self._services = services
         self._now = now
-        self._notices: set[asyncio.Task[None]] = set()
+        self._letters: set[asyncio.Task[None]] = set()
 
     async def run(self, stream: Any) -> None:
         """Handle until cancelled."""
         weight = lambda value: len(getattr(value, "events", ()))  # noqa: E731
-        async for taken in ready_batches(stream, self._progress, most=MOST_EVENTS, weight=weight):
-            await self.handle_and_settle(taken)
-            await acknowledge(taken, self._progress)
+        batches = ready_batches(stream, self._progress, most=MOST_EVENTS, weight=weight, pace=PACE_SECONDS)
+        await in_two_stages(batches, self.handle, self._settle_and_acknowledge)
 
-    async def handle_and_settle(self, taken: Sequence[Taken]) -> None:
-        """Handle the events of these messages and settle them; unreadable messages are dead-lettered."""
+    async def handle(self, taken: Sequence[Taken]) -> list[Settled]:
+        """Handle the events of these messages; those that cannot be read become dead letters."""
         records: list[EventRecord] = []
-        origin: dict[UUID, Taken] = {}
         for message in taken:
             if isinstance(message.value, Malformed):
                 await self._dead_letters.malformed(message.value)
             elif isinstance(message.value, HandlerBatch):
                 records.extend(message.value.events)
-                origin.update((event.id, message) for event in message.value.events)
-        if not records:
-            return
-        moved = await self._settlement.settle(self.family, await self.outcomes(records))
-        self._tell(moved, origin)
+        return await self.outcomes(records)
+
+    async def _settle_and_acknowledge(self, taken: list[Taken], handled: list[Settled]) -> None:
+        if handled:
+            self._tell(await self._settlement.settle(self.family, handled), taken)
+        await acknowledge(taken, self._progress)
 
     async def outcomes(self, records: Sequence[EventRecord]) -> list[Settled]:
         """Ask the handlers about each event; whatever goes wrong with one costs that one only."""
         by_handler: dict[str, list[Event]] = defaultdict(list)
         settled: list[Settled] = []
+        handler_of = self._registry.handler_of
         for record in records:
             try:
                 event = Event.of_record(record)
@@ -89,21 +91,25 @@ class HandlerLoop:
                 unreadable = Event.of_record(msgspec.structs.replace(record, payload=msgspec.Raw(b"{}")))
                 settled.append(Settled(unreadable, failed("malformed_payload", "payload", str(error))))
                 continue
-            by_handler[self._registry.handler_of(event.event_type).name].append(event)
+            by_handler[handler_of(event.event_type).name].append(event)
         for events in by_handler.values():
-            handler = self._registry.handler_of(events[0].event_type)
+            handler = handler_of(events[0].event_type)
             prepared = await _prepare(handler, events, self._services)
-            settled.extend(Settled(event, _handle(handler, event, prepared)) for event in events)
+            if isinstance(prepared, _OUTCOMES):
+                settled.extend(Settled(event, prepared) for event in events)
+            else:
+                settled.extend(Settled(event, _handle(handler, event, prepared)) for event in events)
         return settled
 
-    def _tell(self, moved: Sequence[Settled], origin: Mapping[UUID, Taken]) -> None:
+    def _tell(self, moved: Sequence[Settled], taken: Sequence[Taken]) -> None:
         """Tell the live views and the dead-letter topic, without making anyone wait."""
-        for deltas in deltas_of(moved, self._now()):
-            self._spawn(self._notify(deltas.project_id, deltas))
-        for settled in moved:
-            if isinstance(settled.outcome, Failed):
-                message = origin[settled.event.id]
-                self._spawn(self._dead_letters.write(self._letter(settled.event, settled.outcome, message)))
+        self._notices.tell(moved)
+        failures = [(settled.event, settled.outcome) for settled in moved if isinstance(settled.outcome, Failed)]
+        if not failures:
+            return
+        origin = {event.id: message for message in taken for event in getattr(message.value, "events", ())}
+        for event, outcome in failures:
+            self._spawn(self._dead_letters.write(self._letter(event, outcome, origin[event.id])))
 
     def _letter(self, event: Event, outcome: Failed, message: Taken) -> DeadLetter:
         error = outcome.message if outcome.field is None else f"{outcome.field}: {outcome.message}"
@@ -121,20 +127,14 @@ class HandlerLoop:
             attempt=event.attempt,
         )
 
-    async def _notify(self, project_id: UUID, deltas: Any) -> None:
-        try:
-            await self._settled_publisher.send(deltas, key=project_id.bytes)
-        except BrokerAway as error:
-            _log.info("live views not told", action="settled_notice", project_id=str(project_id), error=error.message)
-
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        if len(self._notices) >= MOST_NOTICES:
+        if len(self._letters) >= MOST_LETTERS:
             work.close()
-            _log.warning("a notice was dropped", action="settled_notice", handler=self.family)
+            _log.warning("a dead letter was dropped", action="dead_letter", handler=self.family)
             return
         task = asyncio.create_task(work)
-        self._notices.add(task)
-        task.add_done_callback(self._notices.discard)
+        self._letters.add(task)
+        task.add_done_callback(self._letters.discard)
 
 
 async def _prepare(handler: Handler, events: Sequence[Event], services: Any) -> Mapping[UUID, Any] | Outcome:
@@ -150,9 +150,7 @@ async def _prepare(handler: Handler, events: Sequence[Event], services: Any) -> 
         return try_again(f"prepare: {type(error).__name__}: {error}")
 
 
-def _handle(handler: Handler, event: Event, prepared: Mapping[UUID, Any] | Outcome) -> Outcome:
-    if isinstance(prepared, Processed | Failed | TryAgain):
-        return prepared
+def _handle(handler: Handler, event: Event, prepared: Mapping[UUID, Any]) -> Outcome:
     try:
         arguments = () if handler.prepare is None else (prepared.get(event.id),)
         outcome: object = handler.handle(event, *arguments)
@@ -165,6 +163,6 @@ def _handle(handler: Handler, event: Event, prepared: Mapping[UUID, Any] | Outco
             error=frames_of(error),
         )
         return failed("handler_raised", None, f"{type(error).__name__}: {error}")
-    if isinstance(outcome, Processed | Failed | TryAgain):
+    if isinstance(outcome, _OUTCOMES):
         return outcome
     return failed("handler_answer", None, f"handler {handler.name} answered {type(outcome).__name__}, not an Outcome")

@@ -7,28 +7,24 @@ This is the one place that maps an outcome to processed, failed or "try again".
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from decimal import Decimal
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import asyncpg
 import msgspec
 
+from agents.effects import Settled, additions_of, sightings_of
 from boost_streams.errors import Unavailable
-from boost_streams.events import Event
 from boost_streams.logs import get_logger
 from boost_streams.metrics import EVENTS_REDELIVERED, EVENTS_SETTLED, SETTLE_SECONDS
-from boost_streams.outcomes import Count, Failed, Outcome, Processed, TryAgain, bucket_start
-from boost_streams.records import SettledCount, SettledDeltas
-from db.end_users import Sighting, see_across_projects, trait_version
+from boost_streams.outcomes import Failed, Processed, TryAgain
+from db.end_users import see_across_projects
 from db.pool import Database
-from db.rollups import RollupKey, add_across_projects
-from db.settlement import Move, move_events_across_projects
+from db.rollups import add_across_projects
+from db.settlement import FirstAttempts, Move, move_events_across_projects, settle_across_projects
 
 #: After so many tries by a handler an event fails for good.
 MOST_ATTEMPTS = 12
@@ -38,17 +34,8 @@ LONGEST_RETRY_SECONDS = 600.0
 #: The longest pause while PostgreSQL is away (seconds): it goes on within five seconds of the server's return.
 _LONGEST_PAUSE = 2.0
 _CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
-_PER_HOUR = "events_per_hour"
 
 _log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """One event with what its handler said of it."""
-
-    event: Event
-    outcome: Outcome
 
 
 def move_of(settled: Settled, jitter: Callable[[], float]) -> Move:
@@ -63,8 +50,7 @@ def move_of(settled: Settled, jitter: Callable[[], float]) -> Move:
                 pause = min(FIRST_RETRY_SECONDS * 2**event.attempt, LONGEST_RETRY_SECONDS) * (0.5 + jitter())
             return Move(event.project_id, event.id, event.attempt, "pending", retry_after=pause, reason=outcome.reason)
     if isinstance(outcome, Failed):
-        error = msgspec.json.encode({"code": outcome.code, "field": outcome.field, "message": outcome.message})
-        return Move(event.project_id, event.id, event.attempt, "failed", error=error)
+        return Move(event.project_id, event.id, event.attempt, "failed", error=_error_of(outcome))
     return Move(event.project_id, event.id, event.attempt, "processed")
 
 
@@ -128,6 +114,16 @@ class Settlement:
 
     async def _settle_together(self, family: str, batch: list[Settled]) -> list[Settled]:
         started = time.perf_counter()
+        first = first_attempts_of(batch)
+        if first is not None:
+            async with self._database.across_projects() as connection:
+                if await settle_across_projects(connection, first):
+                    _observe(family, started, len(batch), failed=len(first.errors))
+                    return batch
+        return await self._settle_one_by_one(family, batch, started)
+
+    async def _settle_one_by_one(self, family: str, batch: list[Settled], started: float) -> list[Settled]:
+        """Settle events some of which may have moved before, or are to be tried again: effects after the move."""
         moves = [move_of(settled, self._jitter) for settled in batch]
         statuses = {move.event_id: move.status for move in moves}
         async with self._database.across_projects() as connection, connection.transaction():
@@ -136,12 +132,15 @@ class Settlement:
             terminal = [settled for settled in moved if statuses[settled.event.id] != "pending"]
             await see_across_projects(connection, sightings_of(terminal))
             await add_across_projects(connection, additions_of(terminal, result.were_failed))
-        SETTLE_SECONDS.observe(time.perf_counter() - started)
-        EVENTS_REDELIVERED.labels(family=family).inc(len(batch) - len(moved))
-        for status in ("processed", "failed", "pending"):
-            EVENTS_SETTLED.labels(family=family, status=status).inc(
-                sum(1 for settled in moved if statuses[settled.event.id] == status)
-            )
+        failures = sum(1 for settled in terminal if statuses[settled.event.id] == "failed")
+        _observe(
+            family,
+            started,
+            len(terminal),
+            failed=failures,
+            pending=len(moved) - len(terminal),
+            redelivered=len(batch) - len(moved),
+        )
         return [
             settled
             if statuses[settled.event.id] != "failed" or isinstance(settled.outcome, Failed)
@@ -150,70 +149,36 @@ class Settlement:
         ]
 
 
+def first_attempts_of(batch: Sequence[Settled]) -> FirstAttempts | None:
+    """Return what settles a batch in one statement; None when there is a retry among it, or an event twice."""
+    ids: dict[UUID, list[UUID]] = defaultdict(list)
+    errors: dict[UUID, bytes] = {}
+    for settled in batch:
+        event, outcome = settled.event, settled.outcome
+        if event.attempt:
+            return None
+        if not isinstance(outcome, Processed):
+            if not isinstance(outcome, Failed):
+                return None
+            errors[event.id] = _error_of(outcome)
+        ids[event.project_id].append(event.id)
+    if any(len(set(of_project)) < len(of_project) for of_project in ids.values()):
+        return None
+    return FirstAttempts(ids, errors, sightings_of(batch), additions_of(batch))
+
+
+def _error_of(outcome: Failed) -> bytes:
+    return msgspec.json.encode({"code": outcome.code, "field": outcome.field, "message": outcome.message})
+
+
+def _observe(
+    family: str, started: float, terminal: int, *, failed: int, pending: int = 0, redelivered: int = 0
+) -> None:
+    SETTLE_SECONDS.observe(time.perf_counter() - started)
+    EVENTS_REDELIVERED.labels(family=family).inc(redelivered)
+    for status, count in (("processed", terminal - failed), ("failed", failed), ("pending", pending)):
+        EVENTS_SETTLED.labels(family=family, status=status).inc(count)
+
+
 def _once_each(batch: object) -> list[Settled]:
     return list({settled.event.id: settled for settled in batch}.values())  # type: ignore[attr-defined]
-
-
-def additions_of(batch: Sequence[Settled], were_failed: Collection[UUID] = ()) -> dict[RollupKey, tuple[int, Decimal]]:
-    """Add up the counters of a batch: what its handlers said, and the per-hour totals by type and status.
-
-    An event in `were_failed` was counted as failed before it was retried: that is taken back.
-    """
-    totals: dict[RollupKey, tuple[int, Decimal]] = {}
-
-    def add(key: RollupKey, count: int, amount: Decimal) -> None:
-        before = totals.get(key, (0, Decimal(0)))
-        totals[key] = (before[0] + count, before[1] + amount)
-
-    for settled in batch:
-        event, outcome = settled.event, settled.outcome
-        status = "processed" if isinstance(outcome, Processed) else "failed"
-        hour = bucket_start(event.occurred_at, "hour")
-        add(RollupKey(event.project_id, _PER_HOUR, hour, (event.event_type, status)), 1, Decimal(0))
-        if event.id in were_failed:
-            add(RollupKey(event.project_id, _PER_HOUR, hour, (event.event_type, "failed")), -1, Decimal(0))
-        for effect in outcome.effects if isinstance(outcome, Processed) else ():
-            if isinstance(effect, Count):
-                start = bucket_start(event.occurred_at, effect.bucket)
-                add(RollupKey(event.project_id, effect.metric, start, effect.dimensions), effect.count, effect.amount)
-    return totals
-
-
-def sightings_of(batch: Sequence[Settled]) -> list[Sighting]:
-    """Gather what a batch says about end users, one sighting per user."""
-    seen: dict[tuple[UUID, str], Sighting] = {}
-    for settled in batch:
-        event, outcome = settled.event, settled.outcome
-        for effect in outcome.effects if isinstance(outcome, Processed) else ():
-            if isinstance(effect, Count):
-                continue
-            when = event.occurred_at
-            sighting = seen.setdefault(
-                (event.project_id, effect.user_id), Sighting(event.project_id, effect.user_id, when, when)
-            )
-            sighting.first_seen_at = min(sighting.first_seen_at, when)
-            sighting.last_seen_at = max(sighting.last_seen_at, when)
-            if effect.signed_up:
-                sighting.signed_up_at = min(sighting.signed_up_at or when, when)
-            sighting.logins += effect.logged_in
-            version = trait_version(when, event.id)
-            for name, value in effect.traits.items():
-                sighting.set_trait(name, value, version)
-    return list(seen.values())
-
-
-def deltas_of(batch: Sequence[Settled], settled_at: dt.datetime) -> list[SettledDeltas]:
-    """Count what settled per project and type, in the minute of settling: one record per project."""
-    minute = settled_at.replace(second=0, microsecond=0)
-    counts: dict[UUID, dict[tuple[str, dt.datetime], list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
-    for settled in batch:
-        pair = counts[settled.event.project_id][settled.event.event_type, minute]
-        pair[0 if isinstance(settled.outcome, Processed) else 1] += 1
-    return [
-        SettledDeltas(
-            project_id,
-            settled_at,
-            [SettledCount(event_type, minute, *pair) for (event_type, minute), pair in sorted(of_project.items())],
-        )
-        for project_id, of_project in counts.items()
-    ]

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from agents.progress import ConsumerProgress
 from boost_streams.logs import get_logger
@@ -20,12 +21,13 @@ from boost_streams.records import Malformed
 EXIT_UNACKNOWLEDGED = 75
 
 _log = get_logger(__name__)
+_Made = TypeVar("_Made")
 
 
 class Taken:
     """One message taken from a topic: its value, where it stood, and its acknowledgement."""
 
-    __slots__ = ("_event", "_stream", "offset", "partition", "topic", "value")
+    __slots__ = ("_event", "_stream", "offset", "partition", "size", "topic", "value")
 
     def __init__(self, stream: Any, event: Any) -> None:
         self._stream = stream
@@ -34,6 +36,7 @@ class Taken:
         self.topic: str = event.message.topic
         self.partition: int = event.message.partition
         self.offset: int = event.message.offset
+        self.size: int = len(event.message.value or b"")
 
     async def acknowledge(self) -> None:
         """Let Faust commit the offset."""
@@ -41,16 +44,30 @@ class Taken:
 
 
 async def ready_batches(
-    stream: Any, progress: ConsumerProgress, *, most: int, weight: Callable[[Any], int]
+    stream: Any,
+    progress: ConsumerProgress,
+    *,
+    most: int,
+    weight: Callable[[Any], int],
+    pace: float,
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[list[Taken]]:
-    """Yield lists of messages: at least one, then whatever is there, up to a total weight of about `most`."""
+    """Yield lists of messages: at least one, then whatever is there, up to a total weight of about `most`.
+
+    A message that comes alone is yielded at once. One that comes within `pace` seconds of the last list waits for the
+    rest of that time: what each list costs is then shared by more events (docs/adr/0012).
+    """
     stream.enable_acks = False
     inbox: asyncio.Queue[Taken | BaseException] = asyncio.Queue(maxsize=256)
     reader = asyncio.create_task(_read(stream, inbox, progress))
+    due = clock()
     try:
         while True:
             batch = [_taken(await inbox.get())]
             total = weight(batch[0].value)
+            if total < most and (pause := due - clock()) > 0:
+                await asyncio.sleep(pause)
+            due = clock() + pace
             while total < most and not inbox.empty():
                 taken = _taken(inbox.get_nowait())
                 batch.append(taken)
@@ -86,6 +103,28 @@ async def acknowledge(taken: list[Taken], progress: ConsumerProgress) -> None:
     for message in taken:
         await message.acknowledge()
         progress.acknowledged(message.topic, message.partition, message.offset)
+
+
+async def in_two_stages(
+    batches: AsyncIterator[list[Taken]],
+    first: Callable[[list[Taken]], Awaitable[_Made]],
+    second: Callable[[list[Taken], _Made], Awaitable[None]],
+) -> None:
+    """Pass batches through two stages in their order: the first works on a batch while the second has the one before.
+
+    At most two batches are in hand. The second stage acknowledges; whatever either raises comes out of here.
+    """
+    async with asyncio.TaskGroup() as group:
+        before: asyncio.Task[None] | None = None
+        async for taken in batches:
+            made = await first(taken)
+            if before is not None:
+                await before
+            before = group.create_task(_as_task(second(taken, made)))
+
+
+async def _as_task(work: Awaitable[None]) -> None:
+    await work
 
 
 async def run_agent(name: str, body: Awaitable[None]) -> None:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, wraps
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 #: What no host name holds: the forbidden host code points of the URL standard (url.spec.whatwg.org, 3.1).
 _FORBIDDEN_IN_HOST = re.compile(r'[\x00-\x20"#%/:<>?@\[\\\]^`{|}\x7f]')
+
+#: Of how many texts the answers are kept, and up to which length (characters): a few MiB at most.
+_MOST_KEPT = 4096
+_LONGEST_KEPT = 512
+
+_Answer = TypeVar("_Answer")
 
 _BRACKETED = re.compile(r"\[[^\]]*\](:[0-9]*)?", re.ASCII)
 
@@ -27,6 +36,18 @@ class WebAddress:
     query: str
 
 
+def remembered(read: Callable[[str], _Answer]) -> Callable[[str], _Answer]:
+    """Keep what a pure function said of the short texts it saw last: pages are viewed again and again."""
+    known = lru_cache(maxsize=_MOST_KEPT)(read)
+
+    @wraps(read)
+    def answer(text: str) -> _Answer:
+        return known(text) if len(text) <= _LONGEST_KEPT else read(text)
+
+    return answer
+
+
+@remembered
 def read_address(text: str) -> WebAddress:
     """Read an address, absolute or relative.
 

@@ -14,8 +14,9 @@ from uuid import UUID
 import uuid_utils
 from asyncpg.pgproto.pgproto import UUID as FastUUID  # a uuid.UUID, made four times as fast and sent as it is
 
-#: How many ids one batch owns: the low 16 bits of its UUIDv7.
-IDS_PER_BATCH = 1 << 16
+#: How many ids one batch owns: the low bits of its UUIDv7.
+BATCH_BITS = 16
+IDS_PER_BATCH = 1 << BATCH_BITS
 
 _BATCH_MASK = ~(IDS_PER_BATCH - 1)
 _VERSION_AND_VARIANT = (0x7 << 76) | (0x2 << 62)

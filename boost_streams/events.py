@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 from uuid import UUID
@@ -16,8 +15,7 @@ from boost_streams.records import EventRecord
 _payload_decoder: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """One event. `payload`'s decimals are `Decimal`, so that no money is rounded; times are UTC."""
 
     id: UUID
@@ -46,17 +44,17 @@ class Event:
                 no UTF-8, a number whose exponent no `Decimal` takes, nesting beyond Python's limit.
         """
         return cls(
-            id=record.id,
-            project_id=record.project_id,
-            event_type=record.event_type,
-            occurred_at=record.occurred_at,
-            received_at=record.received_at,
-            payload=_decode_payload(record.payload),
-            user_id=record.user_id,
-            anonymous_id=record.anonymous_id,
-            session_id=record.session_id,
-            message_id=record.message_id,
-            attempt=record.attempt,
+            record.id,
+            record.project_id,
+            record.event_type,
+            record.occurred_at,
+            record.received_at,
+            _decode_payload(record.payload),
+            record.user_id,
+            record.anonymous_id,
+            record.session_id,
+            record.message_id,
+            record.attempt,
         )
 
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
 
+import msgspec
+
 Bucket = Literal["hour", "day"]
+#: The amount of what has none.
+NO_AMOUNT = Decimal(0)
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
+class Count(msgspec.Struct, frozen=True):
     """Add `count` and `amount` to one rollup row of the event's project.
 
     A row is named by `metric` (such as `page_views`), the hour or UTC day of the event's `occurred_at`, and
@@ -28,18 +30,17 @@ class Count:
     dimensions: tuple[str, ...]
     bucket: Bucket = "day"
     count: int = 1
-    amount: Decimal = Decimal(0)
+    amount: Decimal = NO_AMOUNT
 
 
-@dataclass(frozen=True, slots=True)
-class EndUserSeen:
+class EndUserSeen(msgspec.Struct, frozen=True):
     """An end user of the project showed up: merge traits, widen first and last seen.
 
     Traits merge per key; the newest `(occurred_at, event id)` wins. `signed_up` keeps the earliest time.
     """
 
     user_id: str
-    traits: Mapping[str, Any] = field(default_factory=dict)
+    traits: Mapping[str, Any] = msgspec.field(default_factory=dict)
     signed_up: bool = False
     logged_in: bool = False
 
@@ -47,15 +48,13 @@ class EndUserSeen:
 Effect = Count | EndUserSeen
 
 
-@dataclass(frozen=True, slots=True)
-class Processed:
+class Processed(msgspec.Struct, frozen=True):
     """The event is done; its effects are to be written."""
 
     effects: tuple[Effect, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True):
     """The event can never be handled: bad data. `error` is shown to whoever asks for the event."""
 
     code: str
@@ -63,8 +62,7 @@ class Failed:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class TryAgain:
+class TryAgain(msgspec.Struct, frozen=True):
     """What the handler depends on was away; hand the event over again after a while (seconds)."""
 
     reason: str

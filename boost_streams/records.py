@@ -54,7 +54,10 @@ class RawEventBatch(msgspec.Struct, frozen=True):
 
 
 class HandlerBatch(msgspec.Struct, frozen=True):
-    """The events of one batch that one handler family takes: one message on that family's topic."""
+    """The events that one handler family takes, of a batch or of several that were there together.
+
+    One message on that family's topic. `batch_id` and the times are those of the batch that was published first.
+    """
 
     batch_id: UUID
     committed_at: dt.datetime

@@ -12,8 +12,11 @@ from typing import Any, Protocol
 import faust
 from faust.transport.drivers import aiokafka as driver
 
-#: How long a fetch from librdkafka's in-process broker waits (milliseconds). Apache Kafka answers a waiting fetch as
-#: soon as there is a message; that broker answers when the wait is over, and Faust fixes it at 1.5 s.
+#: How long a fetch waits at the broker when there is nothing for it (milliseconds); Faust fixes it at 1.5 s. aiokafka
+#: has one fetch under way per broker and leaves out of it partitions of which it still holds messages: what arrives
+#: there meanwhile is fetched only after that wait.
+FETCH_WAIT_MS = 50
+#: The same for librdkafka's in-process broker, which answers when the wait is over though there is a message.
 EMBEDDED_FETCH_WAIT_MS = 25
 
 
@@ -24,11 +27,25 @@ class Committable(Protocol):
         """Return the next offset to commit, or None when there is nothing new."""
 
 
+class FetchingThread(driver.AIOKafkaConsumerThread):
+    """Runs a consumer whose fetches do not wait for long."""
+
+    def _create_consumer(self, *args: Any, **kwargs: Any) -> Any:
+        consumer = super()._create_consumer(*args, **kwargs)
+        own: Any = self.consumer
+        consumer._fetch_max_wait_ms = own.fetch_wait_ms
+        return consumer
+
+
 class AcknowledgedConsumer(driver.Consumer):
     """A consumer that commits up to the first message that was not acknowledged."""
 
     topics: Collection[str] = ()
     progress: Committable | None = None
+    fetch_wait_ms = FETCH_WAIT_MS
+
+    def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
+        return FetchingThread(self, loop=self.loop, beacon=self.beacon)
 
     def _new_offset(self, tp: Any) -> int | None:
         if self.progress is None or tp.topic not in self.topics:
@@ -44,20 +61,10 @@ class AcknowledgedConsumer(driver.Consumer):
             await super()._add_gap(tp, offset_from, offset_to)
 
 
-class EmbeddedConsumerThread(driver.AIOKafkaConsumerThread):
-    """Runs the consumer of a worker on the in-process broker."""
-
-    def _create_consumer(self, *args: Any, **kwargs: Any) -> Any:
-        consumer = super()._create_consumer(*args, **kwargs)
-        consumer._fetch_max_wait_ms = EMBEDDED_FETCH_WAIT_MS
-        return consumer
-
-
 class EmbeddedConsumer(AcknowledgedConsumer):
     """A consumer of the in-process broker."""
 
-    def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
-        return EmbeddedConsumerThread(self, loop=self.loop, beacon=self.beacon)
+    fetch_wait_ms = EMBEDDED_FETCH_WAIT_MS
 
 
 def use_acknowledged_commits(

@@ -24,6 +24,7 @@ from agents.dispatcher import Dispatcher
 from agents.handlers import load_registry
 from agents.handling import HandlerLoop
 from agents.housekeeping import Housekeeping
+from agents.notices import SettledNotices
 from agents.positions import ConsumerPositions
 from agents.progress import ConsumerProgress
 from agents.settlement import Settlement
@@ -111,14 +112,13 @@ class Worker:
             stuck_after_seconds=settings.sweep_stuck_after_seconds,
             batch_size=settings.sweep_batch_size,
         )
-        self.loops: list[Any] = []
+        self.app.before_stop.append(self.drain)
         table = live_counts_table(self.app, partitions_of(settings)) if self.consumes else None
         self._wire_web("web" in roles, table)
         if self.consumes:
             self._wire_agents(table)
         if "sweeper" in roles:
             self._wire_sweeper()
-        self.app.before_stop.append(self.drain)
         self.app.after_stop.append(self.leave)
 
     def _publisher(self, topic: str, record_type: Any) -> Publisher:
@@ -162,7 +162,8 @@ class Worker:
         registry = load_registry()
         dead_letters = DeadLetters(self._publisher(DEAD_LETTER, DeadLetter), _now)
         settlement = Settlement(self.database)
-        settled = self._publisher(SETTLED, SettledDeltas)
+        notices = SettledNotices(self._publisher(SETTLED, SettledDeltas), _now)
+        self.app.before_stop.append(notices.flush)
         family_topics = {family: self._topic(family_topic(family), HandlerBatch) for family in FAMILIES}
         dispatcher = Dispatcher(
             registry,
@@ -172,7 +173,7 @@ class Worker:
         )
         self._agent("dispatcher", self._topic(RAW_EVENTS, RawEventBatch), dispatcher)
         for family, topic in family_topics.items():
-            loop = HandlerLoop(family, registry, settlement, self.progress, dead_letters, settled, self, _now)
+            loop = HandlerLoop(family, registry, settlement, self.progress, dead_letters, notices, self, _now)
             self._agent(family, topic, loop)
         self._agent("aggregator", self._topic(SETTLED, SettledDeltas), Aggregator(table, dead_letters))
 

@@ -13,18 +13,10 @@ import msgspec
 
 from db.pool import Connection
 
+#: Locks rows in the order of the lists (db/migrations/sql/0003_settle_at_once.sql).
 _SEE = """
-INSERT INTO end_users AS u
-    (project_id, id, user_id, traits, trait_versions, first_seen_at, last_seen_at, signed_up_at, logins)
-SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::jsonb[], $5::jsonb[], $6::timestamptz[],
+SELECT boost_see_end_users($1::uuid[], $2::uuid[], $3::text[], $4::jsonb[], $5::jsonb[], $6::timestamptz[],
     $7::timestamptz[], $8::timestamptz[], $9::bigint[])
-ON CONFLICT (project_id, id) DO UPDATE SET
-    traits = boost_merge_traits(u.traits, u.trait_versions, excluded.traits, excluded.trait_versions),
-    trait_versions = boost_merge_versions(u.trait_versions, excluded.trait_versions),
-    first_seen_at = least(u.first_seen_at, excluded.first_seen_at),
-    last_seen_at = greatest(u.last_seen_at, excluded.last_seen_at),
-    signed_up_at = least(u.signed_up_at, excluded.signed_up_at),
-    logins = u.logins + excluded.logins
 """
 
 _encoder = msgspec.json.Encoder(decimal_format="number")
@@ -61,13 +53,10 @@ def trait_version(occurred_at: dt.datetime, event_id: UUID) -> str:
     return f"{occurred_at.astimezone(dt.UTC):%Y-%m-%dT%H:%M:%S.%f}Z/{event_id}"
 
 
-async def see_across_projects(connection: Connection, sightings: Sequence[Sighting]) -> None:
-    """Merge sightings into `end_users`: one statement, rows locked in the order of their keys."""
-    if not sightings:
-        return
+def sighting_parameters(sightings: Sequence[Sighting]) -> tuple[Sequence[object], ...]:
+    """Return the lists of `boost_see_end_users`, sorted by the primary key."""
     rows = sorted(((s, s.id) for s in sightings), key=lambda pair: (pair[0].project_id, pair[1]))
-    await connection.execute(
-        _SEE,
+    return (
         [s.project_id for s, _ in rows],
         [row_id for _, row_id in rows],
         [s.user_id for s, _ in rows],
@@ -78,3 +67,9 @@ async def see_across_projects(connection: Connection, sightings: Sequence[Sighti
         [s.signed_up_at for s, _ in rows],
         [s.logins for s, _ in rows],
     )
+
+
+async def see_across_projects(connection: Connection, sightings: Sequence[Sighting]) -> None:
+    """Merge sightings into `end_users`: one statement, rows locked in the order of their keys."""
+    if sightings:
+        await connection.execute(_SEE, *sighting_parameters(sightings))

@@ -30,6 +30,19 @@ _EXISTING = """
 SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 WHERE i.inhparent = 'events'::regclass AND NOT i.inhdetachpending
 """
+# Columns that settling changes come last in a partition, whatever their place in the parent: the log of an update holds
+# the tuple from the first byte that changed to the last, and in between would lie the payload (docs/adr/0013).
+_COLUMNS = """
+SELECT string_agg(format('%I %s%s%s', a.attname, format_type(a.atttypid, a.atttypmod),
+    CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END, coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid), '')),
+    ', ' ORDER BY a.attname IN ('status', 'attempt', 'settled_at', 'error'), a.attnum)
+FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+WHERE a.attrelid = 'events'::regclass AND a.attnum > 0 AND NOT a.attisdropped
+"""
+_CHECKS = """
+SELECT coalesce(string_agg(format(', CONSTRAINT %I %s', conname, pg_get_constraintdef(oid)), ''), '')
+FROM pg_constraint WHERE conrelid = 'events'::regclass AND contype = 'c'
+"""
 _DATABASE_NOW = "SELECT now()"
 _TRY_LOCK = "SELECT pg_try_advisory_lock($1)"
 _UNLOCK = "SELECT pg_advisory_unlock($1)"
@@ -98,10 +111,8 @@ async def _create_and_attach(connection: Any, day: dt.date) -> None:
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _ADVISORY_LOCK)
         if day in await existing_days(connection):
             return
-        await connection.execute(
-            f"CREATE TABLE IF NOT EXISTS {name} (LIKE events INCLUDING DEFAULTS INCLUDING CONSTRAINTS) "
-            f"WITH ({_STORAGE})"
-        )
+        columns, checks = await connection.fetchval(_COLUMNS), await connection.fetchval(_CHECKS)
+        await connection.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns}{checks}) WITH ({_STORAGE})")
         await connection.execute(
             f"ALTER TABLE {name} DROP CONSTRAINT IF EXISTS {name}_day, "
             f"ADD CONSTRAINT {name}_day CHECK (id >= '{low}' AND id < '{high}')"

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from functools import lru_cache
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
+from asyncpg.pgproto.pgproto import UUID as FastUUID  # a uuid.UUID, sent as it is
 
 from db.pool import Connection
 
+#: Locks rows in the order of the lists (db/migrations/sql/0003_settle_at_once.sql).
 _ADD = """
-INSERT INTO rollups AS r (project_id, metric, bucket_start, key, dimensions, count, amount)
-SELECT t.project_id, t.metric, t.bucket_start, t.key,
-       ARRAY(SELECT jsonb_array_elements_text(t.dimensions)), t.count, t.amount
-FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::uuid[], $5::jsonb[], $6::bigint[], $7::numeric[])
-    AS t (project_id, metric, bucket_start, key, dimensions, count, amount)
-ORDER BY t.project_id, t.metric COLLATE "C", t.bucket_start, t.key
-ON CONFLICT (project_id, metric, bucket_start, key) DO UPDATE SET
-    count = r.count + excluded.count, amount = r.amount + excluded.amount
+SELECT boost_add_rollups($1::uuid[], $2::text[], $3::timestamptz[], $4::uuid[], $5::text[], $6::bigint[], $7::numeric[])
 """
 
+Addition = tuple[int, Decimal]
 
-@dataclass(frozen=True, slots=True, order=True)
-class RollupKey:
+
+class RollupKey(NamedTuple):
     """Names one counter."""
 
     project_id: UUID
@@ -37,24 +34,34 @@ class RollupKey:
 
 def dimensions_key(dimensions: tuple[str, ...]) -> UUID:
     """Return the 16-byte key of dimensions: BLAKE2b over their JSON, so that they may be long."""
-    return UUID(bytes=hashlib.blake2b(msgspec.json.encode(dimensions), digest_size=16).digest())
+    return FastUUID(hashlib.blake2b(msgspec.json.encode(dimensions), digest_size=16).digest())
 
 
-async def add_across_projects(connection: Connection, additions: Mapping[RollupKey, tuple[int, Decimal]]) -> None:
-    """Add counts and amounts, one statement, rows locked in one order. The last locks a settlement takes."""
-    if not additions:
-        return
+@lru_cache(maxsize=8192)
+def _written(dimensions: tuple[str, ...]) -> tuple[UUID, str]:
+    """Return the key of dimensions, and themselves as PostgreSQL writes an array."""
+    quoted = ('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in dimensions)
+    return dimensions_key(dimensions), "{" + ",".join(quoted) + "}"
+
+
+def addition_parameters(additions: Mapping[RollupKey, Addition]) -> tuple[Sequence[object], ...]:
+    """Return the lists of `boost_add_rollups`, sorted by the primary key, texts as their bytes sort."""
     rows = sorted(
-        ((key, dimensions_key(key.dimensions), *added) for key, added in additions.items()),
-        key=lambda row: (row[0].project_id, row[0].metric, row[0].bucket_start, row[1]),
+        (key.project_id.bytes, key.metric.encode(), key.bucket_start, *_written(key.dimensions), key, *added)
+        for key, added in additions.items()
     )
-    await connection.execute(
-        _ADD,
-        [row[0].project_id for row in rows],
-        [row[0].metric for row in rows],
-        [row[0].bucket_start for row in rows],
-        [row[1] for row in rows],
-        [msgspec.json.encode(row[0].dimensions) for row in rows],
+    return (
+        [row[5].project_id for row in rows],
+        [row[5].metric for row in rows],
         [row[2] for row in rows],
         [row[3] for row in rows],
+        [row[4] for row in rows],
+        [row[6] for row in rows],
+        [row[7] or None for row in rows],
     )
+
+
+async def add_across_projects(connection: Connection, additions: Mapping[RollupKey, Addition]) -> None:
+    """Add counts and amounts, one statement, rows locked in one order. The last locks a settlement takes."""
+    if additions:
+        await connection.execute(_ADD, *addition_parameters(additions))

@@ -5,41 +5,40 @@ Locks are taken in one order by every settlement: events, batches, retries, end 
 
 from __future__ import annotations
 
-import datetime as dt
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Literal
 from uuid import UUID
 
-from boost_streams.event_id import batch_of, day_of
-from db.pool import Connection
+import asyncpg
 
-# $7, $8 and $9 repeat what the list says, so that whatever plan is cached, one partition is looked at, through its
-# primary key, project first; the pool's planner settings see to it that each event of the list is looked up by its
-# key (tests/integration/test_plans.py).
+from boost_streams.event_id import BATCH_BITS, batch_of
+from db.end_users import Sighting, sighting_parameters
+from db.pool import Connection
+from db.rollups import Addition, RollupKey, addition_parameters
+
+# No bounds of the ids: with them a plan may read the range first, and the list again for every row of it. The pool's
+# planner settings see to it that each event of the list is looked up by its key (tests/integration/test_plans.py).
 _MOVE = """
 UPDATE events e SET
     status = t.status, attempt = e.attempt + t.again, error = t.error,
     settled_at = CASE WHEN t.status = 'pending' THEN NULL ELSE now() END
 FROM unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::int[], $6::jsonb[])
     AS t (project_id, id, attempt, status, again, error)
-WHERE e.project_id = t.project_id AND e.id = t.id
-    AND e.id BETWEEN $7 AND $8 AND e.project_id = ANY($9::uuid[])
-    AND e.status = 'pending' AND e.attempt = t.attempt
+WHERE e.project_id = t.project_id AND e.id = t.id AND e.status = 'pending' AND e.attempt = t.attempt
 RETURNING e.id
 """
-_TAKE_OFF_BATCHES = """
-WITH locked AS (
-    SELECT b.id, b.unsettled, t.moved FROM event_batches b
-    JOIN unnest($1::uuid[], $2::int[]) AS t (id, moved) ON t.id = b.id
-    ORDER BY b.id FOR UPDATE OF b
-), gone AS (
-    DELETE FROM event_batches b USING locked l WHERE b.id = l.id AND l.unsettled <= l.moved
-)
-UPDATE event_batches b SET unsettled = b.unsettled - l.moved FROM locked l
-WHERE b.id = l.id AND l.unsettled > l.moved
+# The most common case in one call, which is one transaction (db/migrations/sql/0003_settle_at_once.sql).
+_SETTLE = """
+SELECT boost_settle($1::uuid[], $2::uuid[], $3::jsonb[], $4::uuid[], $5::int[],
+    $6::uuid[], $7::uuid[], $8::text[], $9::jsonb[], $10::jsonb[], $11::timestamptz[], $12::timestamptz[],
+    $13::timestamptz[], $14::bigint[],
+    $15::uuid[], $16::text[], $17::timestamptz[], $18::uuid[], $19::text[], $20::bigint[], $21::numeric[])
 """
+_SOME_MOVED_BEFORE = "BST01"
+_TAKE_OFF_BATCHES = "SELECT boost_take_off_batches($1::uuid[], $2::int[])"
 _DROP_RETRIES = """
 WITH locked AS (
     SELECT r.project_id, r.event_id FROM event_retries r
@@ -60,6 +59,9 @@ ON CONFLICT (project_id, event_id) DO UPDATE SET
     attempt = excluded.attempt, reason = excluded.reason, due_at = excluded.due_at,
     last_published_at = NULL, publish_count = 0, worker_id = NULL, seq = NULL
 """
+
+
+_as_number = attrgetter("int")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,53 @@ class Moved:
     were_failed: frozenset[UUID]
 
 
+@dataclass(frozen=True, slots=True)
+class FirstAttempts:
+    """Events of attempt 0 that are done, with their effects added up as if every one of them moved.
+
+    `errors` says of an event, by its id, why it failed; what it does not name is processed. Each id comes once.
+    """
+
+    ids_of_projects: Mapping[UUID, Sequence[UUID]]
+    errors: Mapping[UUID, bytes]
+    sightings: Sequence[Sighting]
+    additions: Mapping[RollupKey, Addition]
+
+
+async def settle_across_projects(connection: Connection, done: FirstAttempts) -> bool:
+    """Settle events and write their effects: one statement, and so one transaction.
+
+    Returns:
+        False when some of the events had been moved before: then nothing happened.
+    """
+    try:
+        await connection.execute(_SETTLE, *_parameters(done))
+    except asyncpg.PostgresError as error:
+        if error.sqlstate == _SOME_MOVED_BEFORE:
+            return False
+        raise
+    return True
+
+
+def _parameters(done: FirstAttempts) -> tuple[object, ...]:
+    projects: list[UUID] = []
+    ids: list[UUID] = []
+    for project_id, of_project in sorted(done.ids_of_projects.items()):
+        projects += [project_id] * len(of_project)
+        ids += sorted(of_project, key=_as_number)
+    counts = Counter([event_id.int >> BATCH_BITS for event_id in ids])
+    batches = sorted(counts)
+    return (
+        projects,
+        ids,
+        [done.errors.get(event_id) for event_id in ids] if done.errors else None,
+        [UUID(int=batch << BATCH_BITS) for batch in batches],
+        [counts[batch] for batch in batches],
+        *sighting_parameters(done.sightings),
+        *addition_parameters(done.additions),
+    )
+
+
 async def move_events_across_projects(connection: Connection, moves: Iterable[Move]) -> Moved:
     """Move events that are still pending at the attempt named; the others were moved before and stay.
 
@@ -90,31 +139,18 @@ async def move_events_across_projects(connection: Connection, moves: Iterable[Mo
 
     """
     ordered = sorted({(m.project_id, m.event_id): m for m in moves}.values(), key=lambda m: (m.project_id, m.event_id))
-    by_day: dict[dt.date, list[Move]] = defaultdict(list)
-    for move in ordered:
-        by_day[day_of(move.event_id)].append(move)
-    moved: set[UUID] = set()
-    for _, of_day in sorted(by_day.items()):
-        moved |= await _move_within_a_day(connection, of_day)
-    were_failed = await _give_up_ownership(connection, [move for move in ordered if move.event_id in moved])
-    return Moved(frozenset(moved), frozenset(were_failed))
-
-
-async def _move_within_a_day(connection: Connection, moves: Sequence[Move]) -> set[UUID]:
-    ids = [move.event_id for move in moves]
     rows = await connection.fetch(
         _MOVE,
-        [move.project_id for move in moves],
-        ids,
-        [move.attempt for move in moves],
-        [move.status for move in moves],
-        [1 if move.status == "pending" else 0 for move in moves],
-        [move.error for move in moves],
-        min(ids),
-        max(ids),
-        sorted({move.project_id for move in moves}),
+        [move.project_id for move in ordered],
+        [move.event_id for move in ordered],
+        [move.attempt for move in ordered],
+        [move.status for move in ordered],
+        [1 if move.status == "pending" else 0 for move in ordered],
+        [move.error for move in ordered],
     )
-    return {row["id"] for row in rows}
+    moved = {row["id"] for row in rows}
+    were_failed = await _give_up_ownership(connection, [move for move in ordered if move.event_id in moved])
+    return Moved(frozenset(moved), frozenset(were_failed))
 
 
 async def _give_up_ownership(connection: Connection, moved: Sequence[Move]) -> list[UUID]:

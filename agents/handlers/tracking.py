@@ -13,7 +13,7 @@ Metrics, all per UTC day:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from agents.payload_fields import (
@@ -25,7 +25,7 @@ from agents.payload_fields import (
     optional_text,
 )
 from agents.registry import Example
-from agents.web_address import WebAddress, read_address, read_page_address
+from agents.web_address import read_address, read_page_address, remembered
 from boost_streams.events import Event
 from boost_streams.outcomes import Count, Outcome, Processed, processed
 
@@ -43,24 +43,47 @@ def handle(event: Event) -> Outcome:
         return problem.outcome
 
 
+class _Page(NamedTuple):
+    """What the address of a page says: its host, the dimensions of its views, and the UTM parts of its query."""
+
+    host: str
+    dimensions: tuple[str, str]
+    utm: Mapping[str, str]
+
+
 def _page_view(payload: Mapping[str, Any]) -> Processed:
     page = _page(payload)
     optional_text(payload, "title")
-    effects = [Count("page_views", (dimension(page.host), dimension(page.path)))]
+    effects = [Count("page_views", page.dimensions)]
     domain = _referring_host(payload)
     if domain not in ("", page.host):
         effects.append(Count("referrers", (dimension(domain),)))
-    campaign = _campaign(payload, page.query)
+    campaign = _campaign(payload, page.utm)
     if any(campaign[:3]):
         effects.append(Count("campaigns", campaign))
-    return processed(*effects)
+    return Processed(tuple(effects))
 
 
-def _page(payload: Mapping[str, Any]) -> WebAddress:
+def _page(payload: Mapping[str, Any]) -> _Page:
     try:
-        return read_page_address(first_text(payload, "url"))
+        return _read_page(first_text(payload, "url"))
     except ValueError:
         raise Unreadable.invalid("url", "must be an absolute http(s) address, or start with /") from None
+
+
+@remembered
+def _read_page(url: str) -> _Page:
+    address = read_page_address(url)
+    return _Page(address.host, (dimension(address.host), dimension(address.path)), _utm_of(address.query))
+
+
+def _utm_of(query: str) -> Mapping[str, str]:
+    in_url: dict[str, str] = {}
+    if "utm_" in query or "%" in query:  # the name may be percent-encoded
+        for name, value in parse_qsl(query):
+            if name.startswith("utm_") and clean_text(value):
+                in_url.setdefault(name.removeprefix("utm_"), value)
+    return in_url
 
 
 def _referring_host(payload: Mapping[str, Any]) -> str:
@@ -73,12 +96,10 @@ def _referring_host(payload: Mapping[str, Any]) -> str:
         raise Unreadable.invalid("referrer", "must be an address") from None
 
 
-def _campaign(payload: Mapping[str, Any], query: str) -> tuple[str, ...]:
+def _campaign(payload: Mapping[str, Any], in_url: Mapping[str, str]) -> tuple[str, ...]:
     given = optional_object(payload, "utm")
-    in_url: dict[str, str] = {}
-    for name, value in parse_qsl(query):
-        if name.startswith("utm_") and clean_text(value):
-            in_url.setdefault(name.removeprefix("utm_"), value)
+    if not given and not in_url:
+        return ()
     return tuple(dimension(_utm_part(given, part) or in_url.get(part, "")) for part in _UTM_PARTS)
 
 

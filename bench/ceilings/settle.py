@@ -10,24 +10,21 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import asyncpg
 import msgspec
 import uvloop
 from aiokafka import AIOKafkaConsumer
 
+from agents.effects import Settled
 from agents.handlers import load_registry
 from agents.handling import MOST_EVENTS
-from agents.settlement import Settled, additions_of, move_of, sightings_of
+from agents.settlement import first_attempts_of
 from boost_streams.events import Event
 from boost_streams.topics import FAMILIES, RAW_EVENTS, family_topic
 from db.batches import record_of_row
-from db.end_users import see_across_projects
 from db.pool import Database, prepare_connection
-from db.rollups import add_across_projects
-from db.settlement import move_events_across_projects
+from db.settlement import FirstAttempts, settle_across_projects
 
 _PENDING = """
 SELECT id, project_id, event_type, occurred_at, received_at, payload, user_id, anonymous_id, session_id, message_id,
@@ -46,15 +43,6 @@ class Drained(msgspec.Struct):
     settle_seconds: float
     messages: int
     read_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """One settlement, worked out before the clock runs."""
-
-    moves: list[Any]
-    sightings: list[Any]
-    additions: dict[Any, Any]
 
 
 async def _read_topics(bootstrap: str, prefix: str) -> tuple[int, int, float]:
@@ -84,7 +72,7 @@ async def _read_topics(bootstrap: str, prefix: str) -> tuple[int, int, float]:
         await consumer.stop()
 
 
-async def _work_of(url: str) -> dict[str, list[_Work]]:
+async def _work_of(url: str) -> dict[str, list[FirstAttempts]]:
     """Ask the handlers about every pending event; return the settlements of each family."""
     connection = await asyncpg.connect(url)
     await prepare_connection(connection)
@@ -102,17 +90,18 @@ def _chunks(settled: Sequence[Settled]) -> list[Sequence[Settled]]:
     return [settled[start : start + MOST_EVENTS] for start in range(0, len(settled), MOST_EVENTS)]
 
 
-def _prepare(chunk: Sequence[Settled]) -> _Work:
-    return _Work([move_of(settled, lambda: 0.5) for settled in chunk], sightings_of(chunk), additions_of(chunk))
+def _prepare(chunk: Sequence[Settled]) -> FirstAttempts:
+    done = first_attempts_of(chunk)
+    assert done is not None, "events that nobody settled yet"
+    return done
 
 
-async def _settle(database: Database, works: Sequence[_Work]) -> int:
+async def _settle(database: Database, works: Sequence[FirstAttempts]) -> int:
     moved = 0
     for work in works:
-        async with database.across_projects() as connection, connection.transaction():
-            moved += len((await move_events_across_projects(connection, work.moves)).ids)
-            await see_across_projects(connection, work.sightings)
-            await add_across_projects(connection, work.additions)
+        async with database.across_projects() as connection:
+            if await settle_across_projects(connection, work):
+                moved += sum(map(len, work.ids_of_projects.values()))
     return moved
 
 

@@ -11,8 +11,9 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from agents.effects import Settled
 from agents.handlers import load_registry
-from agents.settlement import MOST_ATTEMPTS, Settled, Settlement
+from agents.settlement import MOST_ATTEMPTS, Settlement
 from boost_streams.events import Event
 from boost_streams.outcomes import Count, Processed, TryAgain, failed, processed
 from boost_streams.records import EventRecord

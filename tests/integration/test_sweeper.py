@@ -11,7 +11,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from agents.settlement import Settled, Settlement
+from agents.effects import Settled
+from agents.settlement import Settlement
 from agents.sweeper import Hops, Sweeper, split_by_size
 from boost_streams.errors import BrokerAway
 from boost_streams.event_id import batch_of

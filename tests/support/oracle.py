@@ -8,8 +8,8 @@ from uuid import UUID
 
 import msgspec
 
+from agents.effects import Settled, additions_of, sightings_of
 from agents.handlers import load_registry
-from agents.settlement import Settled, additions_of, sightings_of
 from boost_streams.events import Event
 from db.batches import record_of_row
 from db.pool import Database

@@ -6,8 +6,8 @@ import datetime as dt
 import re
 from pathlib import Path
 
+from agents.effects import Settled, additions_of
 from agents.handlers import load_registry
-from agents.settlement import Settled, additions_of
 from boost_streams.event_id import id_at
 from boost_streams.events import Event
 

@@ -1,0 +1,31 @@
+"""Partitions are like their parent in all but the order of columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from db.pool import Database
+
+_COLUMNS = """
+SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS not_null,
+       pg_get_expr(d.adbin, d.adrelid) AS default_value
+FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+WHERE a.attrelid = $1::text::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+"""
+_PARTITIONS = "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'events'::regclass"
+CHANGING = ["status", "attempt", "settled_at", "error"]
+
+
+async def columns_of(connection: Any, table: str) -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in await connection.fetch(_COLUMNS, table)]
+
+
+async def test_what_settling_changes_stands_at_the_end(database: Database) -> None:
+    async with database.across_projects() as connection:
+        parent = await columns_of(connection, "events")
+        names = [row["name"] for row in await connection.fetch(_PARTITIONS)]
+        assert len(names) >= 4
+        for name in names:
+            columns = await columns_of(connection, name)
+            assert sorted(columns) == sorted(parent), name
+            assert [column[0] for column in columns][-len(CHANGING) :] == CHANGING, name
