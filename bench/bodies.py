@@ -17,7 +17,7 @@ from web.formats.client_clock import ClientClock
 #: The size of one event's JSON without its messageId (bytes).
 EVENT_BYTES = 350
 #: How many different events the generators choose from, in turn.
-DIFFERENT_EVENTS = 2_000
+DIFFERENT_EVENTS = 20_000
 USERS = 10_000
 _SEED = 4
 #: Of a hundred events, by type: mostly what visitors do on pages, some users and payments, some unknown types.

@@ -8,8 +8,8 @@ from pathlib import Path
 import psycopg
 
 _CHUNK = 250_000
-#: Rows are spread over so many hours up to now, by their ids, so that they lie in two or three partitions.
-_HOURS = 36
+#: Rows are spread over so many hours up to now: they lie in the partitions of today and yesterday.
+_HOURS = 24
 _PROJECTS = """
 INSERT INTO projects (id, organization_id, name)
 SELECT md5('bench project ' || n)::uuid, (SELECT id FROM organizations LIMIT 1), 'large-' || n

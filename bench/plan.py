@@ -40,7 +40,7 @@ GROUPS: tuple[ModuleType, ...] = (
 )
 
 FULL: Mapping[str, Effort] = {
-    "single": Effort(rounds=5, seconds=3),
+    "single": Effort(rounds=5, seconds=2),
     "batch": Effort(rounds=5, seconds=3),
     "end_to_end": Effort(rounds=5, seconds=12),
     "backlog": Effort(rounds=5, seconds=0, events=200_000),
@@ -53,8 +53,8 @@ FULL: Mapping[str, Effort] = {
 }
 QUICK: Mapping[str, Effort] = {
     "single": Effort(rounds=1, seconds=1),
-    "batch": Effort(rounds=2, seconds=1),
-    "end_to_end": Effort(rounds=1, seconds=4),
+    "batch": Effort(rounds=1, seconds=1),
+    "end_to_end": Effort(rounds=1, seconds=3),
     "backlog": Effort(rounds=1, seconds=0, events=40_000),
 }
 LARGE: Mapping[str, Effort] = {

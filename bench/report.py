@@ -40,9 +40,10 @@ the machine disturbs both. **short** marks what misses its goal.
 
 What runs: PostgreSQL with `fsync`, `synchronous_commit` and `full_page_writes` on, Apache Kafka with `acks=all`, Redis,
 the workers and the load generator, all on the machine below, sharing its cores. An event is 350 bytes of JSON (some 38
-more with a messageId), of a mix of types: 80 % from pages, 5 % users, 5 % payments, 10 % unknown types, from 10,000
-users of four projects. Throughput comes from `wrk`, which keeps so many requests under way; latency from `oha`, which
-sends at a fixed rate and counts from when a request was due, so that a stall is seen by all that were due meanwhile.
+more with a messageId), one of 20,000 in turn, of a mix of types: 80 % from pages, 5 % users, 5 % payments, 10 % unknown
+types, from 10,000 users of four projects. Throughput comes from `wrk`, which keeps so many requests under way; latency
+from `oha`, which sends at a fixed rate and counts from when a request was due, so that a stall is seen by all that were
+due meanwhile.
 """
 _REPEAT = """## How to repeat it
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from bench.database import ask
 from bench.deployment import Deployment
-from bench.load.wrk import Requests, WrkRun, saturate
+from bench.load.wrk import Requests, WrkRun
 from bench.statistics import slope
 
 _SAMPLE_SECONDS = 0.25
@@ -22,10 +22,12 @@ _SAMPLE_SECONDS = 0.25
 _MOST_GROWTH = 0.03
 #: The first part of a run, during which queues fill up to where they stay (share of its seconds).
 _SETTLING_IN = 0.25
-_SLOWER = 0.93
+_SLOWER = 0.97
+_LEAST = 0.6
 FASTER = 1.03
 _PROBE_SECONDS = 4.0
-_MOST_TRIES = 5
+_MOST_TRIES = 4
+_LONGEST_DRAIN_SECONDS = 600.0
 #: Taking and settling at once is a little slower than one after the other.
 FIRST_SHARE = 0.9
 
@@ -49,6 +51,11 @@ class Sustained:
     def holds(self) -> bool:
         """Tell whether it kept up."""
         return self.growth <= _MOST_GROWTH * self.accepted / self.seconds
+
+    @property
+    def slower(self) -> float:
+        """The pace to try next when it did not: what it settled while it fell behind, and a little less."""
+        return max(_LEAST * self.pace, _SLOWER * (self.accepted / self.seconds - self.growth))
 
 
 class _BacklogSampler:
@@ -82,13 +89,22 @@ def events_per_request(requests: Requests) -> int:
 
 
 def settled_throughput(
-    deployment: Deployment, requests: Requests, *, connections: int, seconds: float, deadline: float = 300.0
+    deployment: Deployment, requests: Requests, *, connections: int, seconds: float, pace: float = 0.0
 ) -> float:
-    """Return events per second that a deployment takes and settles, the time until the last is settled included."""
+    """Return events per second that a deployment takes and settles, the time until the last is settled included.
+
+    Requests come as fast as they are answered, or `pace` events a second.
+    """
     before = deployment.accepted()
-    answer = saturate(deployment.address, requests, connections=connections, seconds=seconds)
-    waited = deployment.wait_until_settled(deadline)
-    return (deployment.accepted() - before) / (answer.seconds + waited)
+    run = WrkRun(
+        deployment.address,
+        requests,
+        connections=connections,
+        seconds=seconds,
+        requests_per_second=pace / events_per_request(requests),
+    )
+    took = run.result().seconds + deployment.wait_until_settled(_LONGEST_DRAIN_SECONDS)
+    return (deployment.accepted() - before) / took
 
 
 def run_at(deployment: Deployment, requests: Requests, *, connections: int, seconds: float, pace: float) -> Sustained:
@@ -126,13 +142,13 @@ class PacedLoad:
         """Send at a pace for so many seconds."""
         return run_at(self.deployment, self.requests, connections=self.connections, seconds=seconds, pace=pace)
 
-    def find_pace(self, about: float) -> float:
-        """Return a pace at which short runs hold, from `about` downwards."""
-        pace = about * FIRST_SHARE
+    def find_pace(self, pace: float) -> float:
+        """Return a pace at which short runs hold, from one that may be too fast."""
         for _ in range(_MOST_TRIES):
-            if self.run(pace, _PROBE_SECONDS).holds:
+            run = self.run(pace, _PROBE_SECONDS)
+            if run.holds:
                 break
-            pace *= _SLOWER
+            pace = run.slower
         self.say(f"holds at about {pace:,.0f} events/s")
         return pace
 
@@ -143,7 +159,7 @@ class PacedLoad:
             if run.holds or attempt == _MOST_TRIES - 1:
                 return run
             self.say(f"behind by {run.growth:,.0f} events/s at {pace:,.0f} events/s: slower")
-            pace *= _SLOWER
+            pace = run.slower
         raise AssertionError("unreachable: the last try returns")
 
 
@@ -163,5 +179,5 @@ def send_and_settle(
         seconds = max(1.0, min(most_seconds, left / pace))
         run = run_at(deployment, requests, connections=connections, seconds=seconds, pace=pace)
         if not run.holds:
-            pace *= _SLOWER
+            pace = run.slower
         say(f"{events - max(0, wanted - deployment.accepted()):,} of {events:,} events")

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench.deployment import Deployment, deployed
-from bench.load.paced import FASTER, PacedLoad, Sustained, settled_throughput
+from bench.load.paced import FASTER, FIRST_SHARE, PacedLoad, Sustained, settled_throughput
 from bench.load.wrk import Requests, saturate
 from bench.meter import COST_LABELS, cost_since, read
 from bench.results import Goal, Row
@@ -46,13 +46,20 @@ def measure(bench: Bench) -> Iterable[Row]:
         whole = stack.enter_context(deployed(bench.site, "whole_path", "web,agents,sweeper"))
         for case in cases:
             _ingest_rate(bench, ingest, case.requests, 1)
-            about = settled_throughput(whole, case.requests, connections=CONNECTIONS, seconds=_FIRST_SECONDS)
-            bench.say(f"{case.row.id}: takes and settles about {about:,.0f} events/s")
-            case.pace = PacedLoad(whole, case.requests, CONNECTIONS, bench.say).find_pace(about)
+            case.pace = _first_pace(bench, case, whole)
         for number in range(bench.effort.rounds):
             for case in cases:
                 _measure_round(bench, number, case, ingest, whole, cases[0] if case is not cases[0] else None)
     return [case.row for case in cases]
+
+
+def _first_pace(bench: Bench, case: _Case, whole: Deployment) -> float:
+    """Return where to begin: what it takes and settles, less a little; confirmed by short runs when there is time."""
+    seconds = min(_FIRST_SECONDS, bench.effort.seconds / 3)
+    about = settled_throughput(whole, case.requests, connections=CONNECTIONS, seconds=seconds)
+    bench.say(f"{case.row.id}: takes and settles about {about:,.0f} events/s")
+    pace = FIRST_SHARE * about
+    return pace if bench.effort.rounds == 1 else PacedLoad(whole, case.requests, CONNECTIONS, bench.say).find_pace(pace)
 
 
 def _measure_round(

@@ -55,6 +55,8 @@ def measure(bench: Bench) -> Iterable[Row]:
         workers = {kind: stack.enter_context(_worker(bench, kind)) for kind in kinds}
         for url in (faust, aiohttp, *(worker.address for worker in workers.values())):
             saturate(url, bench.single(), connections=64, seconds=_WARM_UP_SECONDS)
+        if "whole" in workers:
+            workers["whole"].wait_until_settled()
         for number in range(bench.effort.rounds):
             for case in cases:
                 _measure_round(bench, number, case, (faust, aiohttp), workers, rows)

@@ -97,3 +97,9 @@ def test_a_backlog_that_grows_does_not_hold() -> None:
 
 def test_filling_up_at_the_start_is_no_growth() -> None:
     assert _run(0, 400, 800, 800, 800, 800, 800, 800, 800, 800).holds
+
+
+def test_a_pace_that_was_too_fast_is_followed_by_what_was_settled_meanwhile() -> None:
+    behind = _run(*range(0, 2000, 200))  # of 1,000 events a second 200 were left over each second
+
+    assert behind.slower == pytest.approx(0.97 * 800)
