@@ -25,7 +25,9 @@ from db.migrations import HEAD, sql_file
 from db.partitions import ensure_partitions
 from db.pool import Database
 from tests.support.databases import fresh_database
+from tests.support.projects import make_project
 from tests.support.servers import running_postgres
+from tests.support.stored_events import settle, store
 
 MIGRATIONS = Path(sql_file.__file__).parent
 HASHES = Path(__file__).with_name("migration_hashes.json")
@@ -166,3 +168,30 @@ async def test_a_database_that_was_never_migrated_says_what_to_do(empty_database
     database = Database(empty_database_url.replace("postgres@", "nobody_of_that_name@"))
     with pytest.raises(Unavailable, match="boost migrate"):
         await database.open()
+
+
+async def test_events_stored_before_the_columns_moved_are_still_there(
+    empty_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table is made anew by 0004: rows, partitions and their storage settings stay."""
+    sql = (MIGRATIONS / "sql" / "0004_settling_rewrites_little.sql").read_text()
+    shutil.copytree(MIGRATIONS / "sql", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "0004_settling_rewrites_little.sql").write_text("SELECT 1;")
+    monkeypatch.setattr(sql_file, "_FOLDER", tmp_path)
+    await migrate(empty_database_url)
+    database = Database(empty_database_url)
+    await database.open()
+    project = await make_project(database)
+    await ensure_partitions(database)
+    ids = await store(database, project.id, "page_view", "click", payload=b'{"url": "/a"}')
+    await settle(database, project.id, ids[:1], "failed")
+    storage = "SELECT relname, reloptions FROM pg_class WHERE relname ~ '^events_[0-9]{8}$' ORDER BY relname"
+    columns = "event_type, user_id, payload, status, attempt, error, occurred_at, received_at, settled_at"
+    async with connected(empty_database_url) as connection:
+        everything = f"SELECT id, project_id, {columns} FROM events ORDER BY id"
+        before = await connection.fetch(everything), await connection.fetch(storage)
+        await connection.execute(sql)
+        assert (await connection.fetch(everything), await connection.fetch(storage)) == before
+    assert await settle(database, project.id, ids, "processed") == {ids[1]}
+    await store(database, project.id, "page_view")
+    await database.close()
