@@ -77,7 +77,7 @@ class SettledCount(msgspec.Struct, frozen=True):
 
 
 class SettledDeltas(msgspec.Struct, frozen=True):
-    """What one settlement moved for one project: a message on `events.settled`, keyed by project."""
+    """What settled for one project since the last such message: a message on `events.settled`, keyed by project."""
 
     project_id: UUID
     settled_at: dt.datetime

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import queue
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +26,8 @@ from boost_streams.embedded.worker import WorkerServer
 _DATABASE = "boost"
 _WORKER_READY_SECONDS = 60.0
 _PORT_SECONDS = 3.0
+#: Signals that come within this time (seconds) mean one wish: `timeout` and a closing terminal send several.
+_TOGETHER_SECONDS = 0.5
 _BROKER_SECURITY = ("KAFKA_SECURITY_PROTOCOL", "KAFKA_SASL_", "KAFKA_SSL_")
 
 
@@ -60,7 +64,7 @@ class DevSession:
         self._options = options
         self._say = say
         self._supervisor = Supervisor(say)
-        self._signals_seen = 0
+        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         folder = options.data_dir
         own_kafka = options.kafka and not options.kafka_broker
         self._postgres = None if options.database_url else EmbeddedPostgres(folder / "postgres")
@@ -202,6 +206,7 @@ class DevSession:
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
             signals.append(signal.SIGHUP)
         before = {number: signal.signal(number, self._on_signal) for number in signals}
+        threading.Thread(target=self._obey_signals, name="signals", daemon=True).start()
         try:
             yield
         finally:
@@ -209,11 +214,19 @@ class DevSession:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self._signals_seen += 1
+        """Pass a signal on. All else takes locks, which the thread that this interrupts may hold."""
+        self._signals.put(number)
+
+    def _obey_signals(self) -> None:
+        """Stop in order at the first signal, at once when another comes later than together with it."""
+        self._signals.get()
+        obeyed = time.monotonic()
         self._supervisor.request_stop()
-        if self._signals_seen > 1:
-            self._supervisor.kill()
-            os._exit(128 + number)
+        while True:
+            number = self._signals.get()
+            if time.monotonic() - obeyed > _TOGETHER_SECONDS:
+                self._supervisor.kill()
+                os._exit(128 + number)
 
 
 def _wait_for_port(port: int) -> None:

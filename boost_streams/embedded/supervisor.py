@@ -70,7 +70,10 @@ class Supervisor:
                 waiting.remove(future)
 
     def request_stop(self) -> None:
-        """Make every wait end; nothing is started again from here on. Safe in a signal handler."""
+        """Make every wait end; nothing is started again from here on.
+
+        Not for a signal handler: it takes a lock that the interrupted thread may hold.
+        """
         self._stopping.set()
 
     def keep_running(self) -> None:

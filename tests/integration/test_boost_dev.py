@@ -68,6 +68,17 @@ class Running:
         assert status == 202, body
         return str(body["id"])
 
+    def post_when_taken(self, event: dict[str, Any]) -> str:
+        """Send again while the answer is 503, as clients do: readiness is remembered for half a second."""
+
+        def answer() -> tuple[int, dict[str, Any]] | None:
+            status, body = self._ask("POST", "/events", event)
+            return None if status == 503 else (status, body)
+
+        status, body = wait_for(answer)
+        assert status == 202, body
+        return str(body["id"])
+
     def event(self, event_id: str) -> dict[str, Any]:
         status, body = self._ask("GET", f"/events/{event_id}")
         assert status == 200, body
@@ -194,6 +205,16 @@ class TestEmbedded:
             assert time.monotonic() - started < 20
         assert (data_dir / "demo-key").stat().st_mode & 0o077 == 0
 
+    def test_several_signals_at_once_stop_everything_in_order(self, data_dir: Path) -> None:
+        """A closing terminal and `timeout` send several; a handler that took a lock once waited for itself."""
+        for _ in range(3):
+            with boost_dev(data_dir) as running:
+                pids = running.descendants()
+                for sent in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+                    running.process.send_signal(sent)
+                wait_for(lambda pids=pids: all_gone(pids), _ALL_GONE_SECONDS)
+                assert running.process.wait(_ALL_GONE_SECONDS) == 0
+
     def test_what_was_pending_when_everything_was_killed_is_settled_the_next_time(self, data_dir: Path) -> None:
         with boost_dev(data_dir) as first:
             worker = first.answer["workers"][0]
@@ -221,7 +242,7 @@ class TestEmbedded:
                 os.kill(killed, signal.SIGKILL)
                 assert wait_for(functools.partial(running.replaced, killed, *words))
                 wait_for(running.ready, 60)
-            event_id = running.post(PAGE_VIEW)
+            event_id = running.post_when_taken(PAGE_VIEW)
             assert running.settled(event_id, 60)["status"] == "processed"
 
     def test_a_second_run_on_the_same_folder_or_port_is_refused(self, data_dir: Path) -> None:
