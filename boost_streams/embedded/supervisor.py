@@ -82,7 +82,9 @@ class Supervisor:
             thread = threading.Thread(target=self._watch, args=(server,), name=f"watch {server.name}", daemon=True)
             thread.start()
             self._threads.append(thread)
-        self._stopping.wait()
+        # Not without a time: a signal may come to another thread of the process, and then wakes nobody who waits here.
+        while not self._stopping.wait(_LOOK_SECONDS):
+            pass
 
     def stop(self, seconds: float = _STOP_SECONDS) -> None:
         """Stop every server, later stages first, killing what does not end; all within ``seconds``."""
