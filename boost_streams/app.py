@@ -7,7 +7,9 @@ worker started while the broker is away takes events all the same.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -28,8 +30,9 @@ from boost_streams.topics import ensure_topics, group_id, max_message_bytes, par
 _GATE_SECONDS = 0.5
 #: How long requests that are being answered may take once the worker stops (seconds).
 HANDLERS_SECONDS = 2.0
-#: The worker's exit code when the topics do not fit the settings.
+#: The worker's exit code when the topics do not fit the settings, and when it cannot start for any other reason.
 EXIT_CONFIGURATION = 2
+EXIT_NOT_STARTED = 1
 
 _log = get_logger(__name__)
 
@@ -146,6 +149,8 @@ class BoostApp(faust.App):
         self.own_services: list[ServiceT] = []
         self.before_stop: list[Hook] = []
         self.after_stop: list[Hook] = []
+        #: What the process ends with when it could not start.
+        self.exit_code = 0
 
     @property
     def http(self) -> Any:
@@ -156,6 +161,32 @@ class BoostApp(faust.App):
         """Hand bodies over as they were sent: `web/body.py` decodes them, within its limits. Before the start."""
         web: Any = self.web
         web._runner = AppRunner(web.web_app, access_log=None, auto_decompress=False)
+
+    async def start(self) -> None:
+        """Start everything; what fails makes the process end with an exit code that says so.
+
+        Raises:
+            SystemExit: The port is taken, which the log says.
+        """
+        try:
+            await super().start()
+        except asyncio.CancelledError:
+            raise
+        except OSError as error:
+            self.exit_code = EXIT_NOT_STARTED
+            if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
+                raise
+            _log.error(
+                "cannot listen: choose another HOST or PORT, or stop what has it",
+                action="start",
+                host=self.boost_settings.host,
+                port=self.boost_settings.port,
+                error=os.strerror(error.errno),
+            )
+            raise SystemExit(EXIT_NOT_STARTED) from None
+        except BaseException:
+            self.exit_code = EXIT_NOT_STARTED
+            raise
 
     async def stop_listening(self) -> None:
         """Close the listening socket; connections that are open go on."""

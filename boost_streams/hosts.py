@@ -9,6 +9,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 #: What the `hosts` files of the usual systems give the loopback addresses, besides sub-domains of localhost.
 _OWN_NAMES = ("localhost", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback")
+_PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
+_DECIMAL = re.compile(r"[0-9]+(?:\.[0-9]+)?", re.ASCII)
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+#: Parameters of a URL whose values are numbers, to libpq or to redis-py.
+_SECONDS = ("connect_timeout", "socket_timeout", "socket_connect_timeout", "health_check_interval", "max_connections")
 _NUMBER = re.compile(r"0x[0-9a-f]+|0[0-7]*|[1-9][0-9]*", re.ASCII)
 
 
@@ -37,6 +42,25 @@ def hosts_of_url(url: str) -> list[str]:
     lists += [value for name in ("host", "hostaddr") for value in query.get(name, [])]
     hosts = [_without_port(part) or "localhost" for names in lists if names for part in names.split(",")]
     return hosts or ["localhost"]
+
+
+def url_detail_problem(url: str) -> str | None:
+    """Say what is wrong with the port or the query of a database or Redis URL that can be split; None when nothing is.
+
+    The words quote nothing of the URL.
+    """
+    parts = urlsplit(url)
+    for host in unquote(parts.netloc.rpartition("@")[2]).split(",") if parts.scheme != "unix" else ():
+        port = host.rpartition("]")[2].partition(":")[2]
+        if ":" in host.rpartition("]")[2] and not (_PORT.fullmatch(port) and 0 < int(port) < 65536):
+            return "has a port that is no number from 1 to 65535"
+    query = parse_qs(parts.query)
+    if any(mode not in _SSL_MODES for mode in query.get("sslmode", [])):
+        return f"has an sslmode that is not one of {', '.join(_SSL_MODES)}"
+    for name in _SECONDS:
+        if any(not _DECIMAL.fullmatch(value) for value in query.get(name, [])):
+            return f"has a {name} that is no number"
+    return None
 
 
 def _without_port(host: str) -> str:

@@ -17,7 +17,7 @@ from pydantic import AliasChoices, Field, ValidationError, field_validator, mode
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from boost_streams.errors import ConfigurationError, FieldProblem
-from boost_streams.hosts import brokers_of, hosts_of_url, is_this_machine
+from boost_streams.hosts import brokers_of, hosts_of_url, is_this_machine, url_detail_problem
 
 Role = Literal["web", "agents", "sweeper"]
 ROLES: tuple[Role, ...] = ("web", "agents", "sweeper")
@@ -177,6 +177,8 @@ def _url_problem(settings: Settings, url: str, kind: _UrlKind, *, required: bool
         hosts = hosts_of_url(url)
     except ValueError:
         return f"cannot be read as a URL; give one such as {kind.example}"
+    if detail := url_detail_problem(url):
+        return f"{detail}; give a URL such as {kind.example}"
     if settings.production and any(is_this_machine(host) for host in hosts):
         return f"names this machine; in production give a server, such as {kind.example}"
     return None

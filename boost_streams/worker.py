@@ -257,7 +257,7 @@ class Worker:
             # Everything is closed; what mode would still do is sleep for two to three seconds.
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(EXIT_CONFIGURATION if self.app.gate.mismatch else 0)
+            os._exit(EXIT_CONFIGURATION if self.app.gate.mismatch else self.app.exit_code)
 
 
 def _collect_seldom() -> None:

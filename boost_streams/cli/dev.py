@@ -16,6 +16,7 @@ from boost_streams.cli.dev_session import DevOptions, DevSession, Ready
 from boost_streams.embedded.data_folder import default_data_folder, make_data_folder, sole_owner
 from boost_streams.embedded.process import EmbeddedServerError
 from boost_streams.errors import BoostError
+from boost_streams.settings import load_settings
 
 _EVENT = '{"eventType":"page_view","payload":{"url":"/hello"}}'
 
@@ -44,6 +45,7 @@ def dev(port: int, data_dir: Path | None, workers: int, kafka: bool, as_json: bo
     DATABASE_URL, KAFKA_BROKER and REDIS_URL, where set, replace each part with a server of yours.
     Ctrl-C stops everything; the data stays for the next time.
     """
+    load_settings({**os.environ, "NODE_ENV": "development"})  # what is wrong is said before anything starts
     broker = os.environ.get("KAFKA_BROKER", "").strip()
     if workers > 1 and not kafka and not broker:
         raise click.UsageError(

@@ -29,7 +29,7 @@ _COLOURS = {"ok": "green", "warn": "yellow", "error": "red"}
 def doctor(deep: bool) -> None:
     """Check settings, PostgreSQL, Kafka, Redis, workers and backlog; say what to do about each problem.
 
-    Exits with 1 when there is an error; a warning is no error. It changes nothing.
+    Exits with 1 when there is an error, with 2 when settings are wrong; a warning is no error. It changes nothing.
     """
     configure_structlog()
     for name in ("aiokafka", "db.redis"):  # what they log is in the findings
@@ -39,7 +39,7 @@ def doctor(deep: bool) -> None:
     except ConfigurationError as error:
         for problem in error.problems:
             _print(Finding("error", "settings", f"{problem.field} {problem.message}"))
-        sys.exit(1)
+        sys.exit(2)
     _print(Finding("ok", "settings", f"{settings.node_env}, roles {', '.join(settings.boost_roles)}"))
     sys.exit(asyncio.run(_examine(settings, deep)))
 

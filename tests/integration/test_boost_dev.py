@@ -25,6 +25,7 @@ from click.testing import CliRunner
 
 from boost_streams.cli.dev import as_one_line, curl_line, dev
 from boost_streams.cli.dev_session import Ready
+from boost_streams.cli.main import cli
 from boost_streams.embedded.data_folder import default_data_folder, sole_owner
 from boost_streams.embedded.process import EmbeddedServerError, command_line, free_port, log_tail, port_is_free
 from boost_streams.embedded.redis import EmbeddedRedis
@@ -392,3 +393,20 @@ class TestSupervisor:
         supervisor = Supervisor(lambda news: None)
         with pytest.raises(EmbeddedServerError, match="no disk"):
             supervisor.wait_for(supervisor.launch(fail))
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("DATABASE_URL", "mysql://x"),
+            ("DATABASE_URL", "postgresql://u:s3cret@[bad/x"),
+            ("DATABASE_URL", "postgresql://u:s3cret@h:port/x"),
+            ("REDIS_URL", "redis://h:port/0"),
+            ("KAFKA_BROKER", "::::"),
+        ],
+    )
+    def test_wrong_settings_end_it_before_anything_starts(self, tmp_path: Path, name: str, value: str) -> None:
+        result = CliRunner().invoke(cli, ["dev", "--data-dir", str(tmp_path / "data")], env={name: value})
+        assert result.exit_code == 2, result.output
+        assert name in result.output
+        assert "s3cret" not in result.output
+        assert not (tmp_path / "data").exists()

@@ -204,7 +204,7 @@ async def test_healthy_installation(run: Run, database: Database) -> None:
 
 async def test_wrong_settings_are_all_named(run: Run) -> None:
     result = await run("doctor", KAFKA_BROKER="nonsense", PORT="0")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "KAFKA_BROKER" in result.stdout
     assert "PORT" in result.stdout
 

@@ -8,6 +8,7 @@ import gzip
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import zlib
@@ -445,3 +446,21 @@ async def test_batches_in_every_encoding_from_the_request_to_processed(
     bomb = zstd.compress(b"[" + b" " * 100_000_000 + b"]")
     async with client.post(f"{worker.url}/events/batch", data=bomb, headers={"content-encoding": "zstd"}) as response:
         assert response.status == 413
+
+
+async def test_a_worker_whose_port_is_taken_says_so_and_ends_with_1(broker: Broker, database_url: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        environment = {**environment_of(broker, database_url), "HOST": "127.0.0.1", "PORT": str(taken.getsockname()[1])}
+        worker = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "faust", "-A", "boost_streams.worker", "worker", "-l", "info"),
+            env={**os.environ, **environment, "PYTHONPATH": str(ROOT)},
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output = (await asyncio.wait_for(worker.communicate(), 30))[0].decode()
+    assert worker.returncode == 1, output
+    assert "choose another HOST or PORT" in output
+    assert "Traceback" not in output

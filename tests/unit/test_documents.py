@@ -171,11 +171,11 @@ def test_following_add_a_feature_makes_a_feature_that_works(tmp_path: Path, post
 
     commands = follow(ADD_A_FEATURE, tmp_path)
 
-    commands.append(f"python -m ruff check {NEW_FILES} web/routes.py")
-    commands.append(f"python -m ruff format --check {NEW_FILES} web/routes.py")
+    commands.append(f".venv/bin/python -m ruff check {NEW_FILES} web/routes.py")
+    commands.append(f".venv/bin/python -m ruff format --check {NEW_FILES} web/routes.py")
     for command in commands:
         program, *arguments = shlex.split(command)
-        assert program == "python"
+        assert program == ".venv/bin/python"
         finished = subprocess.run(
             [sys.executable, *arguments],
             cwd=tmp_path,

@@ -63,7 +63,7 @@ def apply_diff(file: Path, diff: str) -> None:
 
 def run(command: str, folder: Path) -> str:
     program, *arguments = shlex.split(command)
-    assert program == "python"
+    assert program == ".venv/bin/python"
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV_"))}
     environ["PYTHONPATH"] = str(folder)
     finished = subprocess.run(
@@ -118,12 +118,12 @@ print(load_registry().handler_of('video_play').handle(event).effects[0])
 
 
 def test_following_the_page_adds_the_handler(copy: Path) -> None:
-    assert run(f"python -c {shlex.quote(ASK)}", copy) == "default\n"
+    assert run(f".venv/bin/python -c {shlex.quote(ASK)}", copy) == "default\n"
 
     commands = follow(blocks(), copy)
 
     assert any("tests/contract/test_handlers.py" in command for command in commands)
-    assert "metric='video_plays', dimensions=('intro',)" in run(f"python -c {shlex.quote(HANDLE)}", copy)
+    assert "metric='video_plays', dimensions=('intro',)" in run(f".venv/bin/python -c {shlex.quote(HANDLE)}", copy)
 
 
 def test_the_contract_test_that_the_page_runs_does_see_the_new_file(copy: Path) -> None:
@@ -132,7 +132,7 @@ def test_the_contract_test_that_the_page_runs_does_see_the_new_file(copy: Path) 
     file = copy / "agents" / "handlers" / "video.py"
     file.write_text(file.read_text(encoding="utf-8").replace('expect="video"', 'expect="film"'), encoding="utf-8")
     with pytest.raises(AssertionError, match="video-video_play-film"):
-        run("python -m pytest tests/contract/test_handlers.py -q -k 'example and video'", copy)
+        run(".venv/bin/python -m pytest tests/contract/test_handlers.py -q -k 'example and video'", copy)
 
 
 def test_every_name_in_backticks_that_is_a_file_exists() -> None:

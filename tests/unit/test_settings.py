@@ -173,9 +173,16 @@ def test_an_unreadable_variable_is_named_once() -> None:
         ("DATABASE_URL", "db.example"),
         ("DATABASE_URL", "postgresql://boost:s3cret@[::1/boost"),
         ("DATABASE_URL", " "),
+        ("DATABASE_URL", "postgresql://boost:s3cret@db.example:port/boost"),
+        ("DATABASE_URL", "postgresql://boost:s3cret@db-1.example:5432,db-2.example:0/boost"),
+        ("DATABASE_URL", "postgresql://boost:s3cret@db.example/boost?sslmode=foo"),
         ("REDIS_URL", "http://redis.example"),
+        ("REDIS_URL", "redis://redis.example:port/0"),
+        ("REDIS_URL", "redis://redis.example:99999/0"),
+        ("REDIS_URL", "redis://redis.example/0?socket_timeout=x"),
         ("REDIS_URL", "redis://:s3cret@ho℀st/0"),
         ("KAFKA_BROKER", "kafka-1"),
+        ("KAFKA_BROKER", "::::"),
         ("KAFKA_BROKER", "kafka-1:"),
         ("KAFKA_BROKER", ":9092"),
         ("KAFKA_BROKER", "kafka-1:0"),
@@ -218,6 +225,21 @@ def test_a_variable_that_cannot_be_used_is_named(name: str, value: str) -> None:
     found = problems(**{name: value})
     assert list(found) == [name]
     assert found[name]
+    assert "s3cret" not in found[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "postgresql://u:p@db-1.example,db-2.example:5433/boost?sslmode=verify-full&connect_timeout=3"),
+        ("DATABASE_URL", "postgresql://u:p@[2001:db8::1]:5432/boost"),
+        ("DATABASE_URL", "postgresql:///boost?host=/var/run/postgresql"),
+        ("REDIS_URL", "rediss://:p@[2001:db8::1]/0?socket_timeout=1.5"),
+        ("REDIS_URL", "unix:///var/run/redis.sock?db=1"),
+    ],
+)
+def test_a_url_may_hold_all_that_its_driver_reads(name: str, value: str) -> None:
+    load_settings({**PRODUCTION, name: value} | ({"NODE_ENV": "development"} if "/var/run" in value else {}))
 
 
 def test_an_event_fits_into_a_body() -> None:
