@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from boost_streams.cli.batches import Batches, send_lines
-from boost_streams.cli.sending import REQUEST_SECONDS, GiveUp, Line, Pace, Sender, Sent, read_lines
+from boost_streams.cli.sending import REQUEST_SECONDS, GiveUp, Line, Pace, Sender, Sent, StayedAway, read_lines
 from boost_streams.hosts import hosts_of_url, is_this_machine
 
 
@@ -71,6 +71,7 @@ def send(
         raise click.UsageError("give an EVENT_TYPE or a --file")
     if not key:
         raise click.UsageError("give an API key: set BOOST_API_KEY, or pass --key")
+    message_id = fields["message_id"] = fields["message_id"] or str(uuid.uuid4())
     event = _event(event_type, fields) if file is None else b""
     with _OneEvent() if file is None else _File(file) as report:
         try:
@@ -81,6 +82,9 @@ def send(
                 asyncio.run(_send_file(url, key, file, batches, concurrency, Pace(give_up_after), report))
         except GiveUp as stopped:
             report.stopped = str(stopped)
+            if isinstance(stopped, StayedAway):
+                again = "nothing is stored twice" if file else f"with --message-id {message_id} it is stored once"
+                report.stopped += f", {again}"
         except aiohttp.InvalidURL as error:
             raise click.UsageError(f"--url: {error} is no URL") from None
     sys.exit(report.finish())
@@ -93,7 +97,6 @@ def _event(event_type: str | None, fields: dict[str, str | None]) -> bytes:
         raise click.UsageError(f"--payload: must be a JSON object ({error})") from None
     event: dict[str, Any] = {"eventType": event_type, "payload": payload}
     event |= {_camel(name): value for name, value in fields.items() if value is not None}
-    event.setdefault("messageId", str(uuid.uuid4()))
     return msgspec.json.encode(event)
 
 

@@ -36,6 +36,10 @@ class GiveUp(Exception):
     """No further event can be sent: the key is refused, or the server stayed away for too long."""
 
 
+class StayedAway(GiveUp):
+    """The server stayed away for too long; what was sent last may be stored all the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One event of a file. `body` is what is sent; `error` says why there is none."""
@@ -115,7 +119,7 @@ class Patience:
             seconds = min(FIRST_PAUSE_SECONDS * 2**self._tries, LONGEST_PAUSE_SECONDS)
         seconds *= 1 + 0.25 * self._pace.chance()
         if self._pace.clock() + seconds - self._started > self._pace.give_up_after:
-            raise GiveUp(f"{why}; run it again later, nothing is stored twice")
+            raise StayedAway(f"{why}; run it again later")
         await self._pace.sleep(seconds)
         self._tries += 1
 

@@ -182,3 +182,9 @@ def test_a_timestamp_far_ahead_is_kept_as_the_client_said_it() -> None:
     assert (taken.occurred_at, taken.original_timestamp) == (None, dt.datetime(2026, 2, 1, 12, 0, 1, tzinfo=dt.UTC))
     taken = read(event(timestamp="2026-02-01T12:00:00Z"))
     assert (taken.occurred_at, taken.original_timestamp) == (dt.datetime(2026, 2, 1, 12, tzinfo=dt.UTC), None)
+
+
+def test_an_exponent_that_is_too_large_is_told_in_words() -> None:
+    with pytest.raises(Invalid) as caught:
+        read(b'{"eventType": "x", "payload": {"x": 1e99999999999999999999}}')
+    assert caught.value.message == "payload: holds a number whose exponent is too large"

@@ -109,7 +109,17 @@ def test_server_that_stays_away_stops_the_file(tmp_path: Path) -> None:
     result = run(gone, "--file", write(tmp_path, *map(line, range(50))), "--give-up-after", "0.3")
     assert result.exit_code == 1
     assert "does not answer" in result.output
-    assert "run it again later" in result.output
+    assert "run it again later, nothing is stored twice" in result.output
+
+
+def test_one_event_that_was_not_answered_is_sent_again_with_the_same_id(boost: FakeBoost) -> None:
+    boost.script = lambda event, tries: (503, {}, {})
+    for arguments in ((), ("--message-id", "m-1")):
+        result = run(boost, "click", *arguments, "--give-up-after", "0.1")
+        assert result.exit_code == 1
+        sent = boost.events[-1]["messageId"]
+        assert f"run it again later, with --message-id {sent} it is stored once" in result.output
+        assert "nothing is stored twice" not in result.output
 
 
 class Clock:

@@ -70,7 +70,9 @@ def _read(payload: bytes) -> Any:
         return _decoder.decode(payload)
     except RecursionError:
         raise Invalid.field("payload", f"must not be nested deeper than {MOST_DEPTH}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, ArithmeticError, ValueError) as error:
+    except ArithmeticError:
+        raise Invalid.field("payload", "holds a number whose exponent is too large") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         raise Invalid.field("payload", f"cannot be read: {error}") from None
 
 
