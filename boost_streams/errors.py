@@ -17,6 +17,7 @@ BoostError
 ├── Unavailable               503  a server Boost needs is away; retry soon
 ├── MessageTooLarge           a record is over the topic's limit; sending it again will not help
 ├── TopicMismatch             an existing topic does not fit the settings
+├── MayNotMigrate             the login of DATABASE_URL has no right to change the schema
 └── BrokerAway                the broker does not answer; what was to be sent stays in PostgreSQL
 """
 
@@ -159,6 +160,10 @@ class MessageTooLarge(BoostError):
 
 class TopicMismatch(BoostError):
     """An existing topic has other partitions, replication or message size than the settings ask for."""
+
+
+class MayNotMigrate(BoostError):
+    """The login of DATABASE_URL has no right to change the schema; the message says what to grant."""
 
 
 class BrokerAway(BoostError):

@@ -14,11 +14,13 @@ from typing import Any
 import asyncpg
 import tenacity
 
-from boost_streams.errors import Unavailable
+from boost_streams.errors import MayNotMigrate, Unavailable
 from db.migrations import HEAD
 
 #: How long a migration waits for a table lock before it gives way and tries again (milliseconds).
 LOCK_TIMEOUT_MS = 200
+#: PostgreSQL: insufficient_privilege.
+_NO_RIGHTS = "42501"
 _ADVISORY_LOCK = 0x426F6F7374  # "Boost"
 _ATTEMPTS = 50
 #: Alembic keeps what it works on in globals: two databases cannot be migrated by one process at once.
@@ -40,10 +42,11 @@ async def migrate(database_url: str) -> None:
 
     Raises:
         Unavailable: The server does not answer, or a reader stood in the way of every attempt.
+        MayNotMigrate: The login has not got the rights.
     """
     try:
         connection = await asyncpg.connect(database_url, timeout=10)
-    except (OSError, asyncpg.PostgresError, TimeoutError) as error:
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
         raise Unavailable(f"PostgreSQL does not answer: {error}") from error
     try:
         if await schema_revision(connection) == HEAD:
@@ -80,6 +83,15 @@ def _upgrade(database_url: str) -> None:
                     config.attributes["connection"] = connection
                     with _one_at_a_time:
                         command.upgrade(config, "head")
+        except sqlalchemy.exc.ProgrammingError as error:
+            if getattr(error.orig, "sqlstate", None) != _NO_RIGHTS:
+                raise
+            raise MayNotMigrate(
+                f"this login may not change the schema ({str(error.orig).partition(chr(10))[0]}): as an administrator, "
+                "GRANT boost_owner, boost_pipeline, boost_tenant TO the user of DATABASE_URL, or let DATABASE_URL name "
+                "the login that migrated before; the first migration needs CREATEROLE and the right to CREATE in "
+                "the database"
+            ) from error
         except sqlalchemy.exc.OperationalError as error:
             raise Unavailable(
                 f"the schema could not be changed: {error.orig}; try again when readers are done"

@@ -19,7 +19,7 @@ import asyncpg
 import pytest
 
 import db.migrate
-from boost_streams.errors import Unavailable
+from boost_streams.errors import MayNotMigrate, Unavailable
 from db.migrate import migrate, schema_revision
 from db.migrations import HEAD, sql_file
 from db.partitions import ensure_partitions
@@ -159,6 +159,16 @@ async def test_a_role_that_is_no_superuser_can_migrate() -> None:
                 assert await tenant.fetch("SELECT id FROM events") == []
         finally:
             await database.close()
+
+
+async def test_a_login_without_rights_to_the_roles_is_told_what_to_grant() -> None:
+    with running_postgres() as server:
+        await migrate(server.url())
+        async with connected(server.url()) as connection:
+            await connection.execute("CREATE ROLE other LOGIN CREATEROLE")
+            await connection.execute("CREATE DATABASE other OWNER other")
+        with pytest.raises(MayNotMigrate, match="GRANT boost_owner, boost_pipeline, boost_tenant TO"):
+            await migrate(server.url("other").replace("//postgres@", "//other@"))
 
 
 async def test_a_database_that_was_never_migrated_says_what_to_do(empty_database_url: str) -> None:
