@@ -54,7 +54,7 @@ class BrokerGate(Service):
         """Wait for the broker, then create or check the topics."""
         said: set[str] = set()
         while not self.should_stop:
-            problem = "no broker takes a connection"
+            problem = f"no answer from {', '.join(self._settings.brokers)}"
             if await reachable(self._settings.brokers):
                 try:
                     created = await ensure_topics(self._settings)
@@ -69,6 +69,8 @@ class BrokerGate(Service):
                     if created:
                         _log.info("topics created", action="topics_create", count=len(created))
                     return
+            else:
+                self._state.failed(BrokerAway(problem))
             if problem not in said:
                 said.add(problem)
                 _log.warning(

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from aiokafka.errors import MessageSizeTooLargeError
 
-from boost_streams.errors import BrokerAway, MessageTooLarge
+from boost_streams.errors import BoostError, BrokerAway, MessageTooLarge
 from boost_streams.logs import get_logger
 from boost_streams.metrics import BROKER_UP
 
@@ -56,6 +56,8 @@ class BrokerState:
     def failed(self, error: BaseException) -> None:
         """Note that the broker did not take a message, or did not answer."""
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        if isinstance(error, BoostError):
+            text = error.message
         if self._problem is None:
             _log.warning("broker away", action="broker_away", error=text)
         self._problem = text

@@ -172,9 +172,8 @@ class DevSession:
         waits = [self._supervisor.launch(self._waiter(worker)) for worker in self._workers]
         self._supervisor.wait_for(*waits)
 
-    @staticmethod
-    def _waiter(worker: WorkerServer) -> Callable[[], None]:
-        return lambda: worker.wait_ready(_WORKER_READY_SECONDS)
+    def _waiter(self, worker: WorkerServer) -> Callable[[], None]:
+        return lambda: worker.wait_ready(_WORKER_READY_SECONDS, self._say)
 
     def _worker_env(self) -> dict[str, str]:
         env = dict(os.environ)

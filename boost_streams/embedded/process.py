@@ -222,8 +222,10 @@ class ManagedProcess:
         """Tell whether the child runs."""
         return self._popen is not None and self._popen.poll() is None
 
-    def wait_ready(self, probe: Callable[[], bool], deadline: float) -> None:
-        """Wait until ``probe`` returns True, at most ``deadline`` seconds.
+    def wait_ready(
+        self, probe: Callable[[], bool], deadline: float, waiting_for: Callable[[], str] | None = None
+    ) -> None:
+        """Wait until ``probe`` returns True, at most ``deadline`` seconds; ``waiting_for`` says what is missing.
 
         Raises:
             EmbeddedServerError: the child ended, or the deadline passed; the message ends with its log.
@@ -233,7 +235,9 @@ class ManagedProcess:
             if not self.alive():
                 raise EmbeddedServerError(self.failure(f"ended with code {self.exit_code}"))
             if time.monotonic() > limit:
-                raise EmbeddedServerError(self.failure(f"was not ready within {deadline:g} s"))
+                missing = waiting_for() if waiting_for else ""
+                what = f"was not ready within {deadline:g} s" + (f", waiting for {missing}" if missing else "")
+                raise EmbeddedServerError(self.failure(what))
             time.sleep(_PROBE_INTERVAL)
 
     def wait(self, seconds: float) -> bool:

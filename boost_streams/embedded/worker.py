@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import json
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from boost_streams.embedded.child_server import ChildServer
@@ -12,6 +14,8 @@ from boost_streams.embedded.process import EmbeddedServerError, ManagedProcess, 
 
 _APP = "boost_streams.worker"
 _PROBE_SECONDS = 2.0
+#: How long nobody needs to be told what a worker is waiting for: a start takes this long (seconds).
+_QUIET_SECONDS = 4.0
 
 
 class WorkerServer(ChildServer):
@@ -22,6 +26,7 @@ class WorkerServer(ChildServer):
     def __init__(self, index: int, port: int, data_dir: Path, logs: Path) -> None:
         self.name = f"worker-{index}"
         self.port = port
+        self._missing = ""
         self.env: Mapping[str, str] = {}
         self._data_dir = data_dir
         self._log_path = logs / f"{self.name}.log"
@@ -55,26 +60,56 @@ class WorkerServer(ChildServer):
     def _pid_file(self) -> Path:
         return self._data_dir / "worker.pid"
 
-    def wait_ready(self, deadline: float) -> None:
+    def wait_ready(self, deadline: float, say: Callable[[str], None] = lambda _: None) -> None:
         """Wait until the worker lives and is ready to take and to process events.
+
+        ``say`` is told what the worker is waiting for, from a few seconds on, whenever that changes.
 
         Raises:
             EmbeddedServerError: it ended, or ``deadline`` seconds passed; the message ends with its log.
         """
         if self._process is None:
             raise EmbeddedServerError(f"{self.name} was not started")
-        self._process.wait_ready(self.ready, deadline)
+        quiet_until = time.monotonic() + _QUIET_SECONDS
+        said = ""
+
+        def ready() -> bool:
+            nonlocal said
+            if self.ready():
+                return True
+            missing = self._missing
+            if missing and missing != said and time.monotonic() > quiet_until:
+                said = missing
+                say(f"{self.name} is waiting for {missing}")
+            return False
+
+        self._process.wait_ready(ready, deadline, lambda: self._missing)
 
     def ready(self) -> bool:
         """Ask the worker whether it lives and is ready."""
-        return self._answers_ok("/health/live") and self._answers_ok("/health/ready")
+        return self._answer("/health/live") is not None and self._parts_are_ready()
 
-    def _answers_ok(self, path: str) -> bool:
+    def _parts_are_ready(self) -> bool:
+        """Ask for the parts that are ready, and keep what those that are not say of it."""
+        parts = self._answer("/health/ready")
+        if parts is None:
+            self._missing = ""
+            return False
+        self._missing = "; ".join(f"{name}: {said}" for name, said in parts.items() if _holds_up(said))
+        return not self._missing
+
+    def _answer(self, path: str) -> dict[str, str] | None:
+        """Return the parts that a health page names, None when it does not answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_PROBE_SECONDS)
         try:
             connection.request("GET", path)
-            return connection.getresponse().status == http.HTTPStatus.OK
-        except (OSError, http.client.HTTPException):
-            return False
+            parts = json.loads(connection.getresponse().read())["parts"]
+            return {str(name): str(said) for name, said in parts.items()}
+        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+            return None
         finally:
             connection.close()
+
+
+def _holds_up(said: str) -> bool:
+    return said != "ok" and not said.startswith("warning: ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -23,6 +24,7 @@ from typing import Any, TypeVar
 import pytest
 from click.testing import CliRunner
 
+from boost_streams.cli import dev_session
 from boost_streams.cli.dev import as_one_line, curl_line, dev
 from boost_streams.cli.dev_session import Ready
 from boost_streams.cli.main import cli
@@ -245,6 +247,19 @@ class TestEmbedded:
                 wait_for(running.ready, 60)
             event_id = running.post_when_taken(PAGE_VIEW)
             assert running.settled(event_id, 60)["status"] == "processed"
+
+    def test_what_a_worker_waits_for_is_said_while_it_waits_and_in_the_end(
+        self, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(dev_session, "_WORKER_READY_SECONDS", 7.0)
+        monkeypatch.setenv("KAFKA_BROKER", "127.0.0.1:1")
+        for name in ("DATABASE_URL", "REDIS_URL"):
+            monkeypatch.delenv(name, raising=False)
+        result = CliRunner().invoke(dev, ["--data-dir", str(data_dir), "--port", str(free_port())])
+        assert result.exit_code == 1
+        said = re.sub(r"\s+", " ", result.stderr)
+        assert "worker-0 is waiting for broker: no answer from 127.0.0.1:1" in said
+        assert "was not ready within 7 s, waiting for broker: no answer from 127.0.0.1:1" in said
 
     def test_a_second_run_on_the_same_folder_or_port_is_refused(self, data_dir: Path) -> None:
         port = free_port()

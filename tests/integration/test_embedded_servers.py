@@ -81,6 +81,13 @@ class TestProcess:
         child.kill()
         assert not child.alive()
 
+    def test_what_a_child_was_waiting_for_is_reported(self, tmp_path: Path) -> None:
+        child = ManagedProcess("server", ["sleep", "60"], tmp_path / "log")
+        child.start()
+        with pytest.raises(EmbeddedServerError, match=r"not ready within 0.1 s, waiting for the broker;"):
+            child.wait_ready(lambda: False, 0.1, lambda: "the broker")
+        child.kill()
+
     def test_a_program_that_is_not_there_is_reported(self, tmp_path: Path) -> None:
         child = ManagedProcess("server", ["/no/such/program"], tmp_path / "log")
         with pytest.raises(EmbeddedServerError, match="server cannot be started"):
