@@ -228,6 +228,8 @@ def create_app(settings: Settings, web_options: dict[str, Any]) -> BoostApp:
         web_options: Keyword arguments of the aiohttp application (middlewares, `client_max_size`).
     """
     configure_structlog()
+    if settings.logs_as_json:
+        _leave_out_banner()
     state = BrokerState(settings.brokers)
     return BoostApp(
         group_id(settings),
@@ -273,6 +275,13 @@ def create_app(settings: Settings, web_options: dict[str, Any]) -> BoostApp:
         web_tables_enabled=False,
         web_metrics_enabled=False,
     )
+
+
+def _leave_out_banner() -> None:
+    """Have Faust's command print no table at the start: where lines are JSON, every one is."""
+    from faust.cli.worker import worker
+
+    worker.on_worker_created = lambda self, worker: None  # type: ignore[method-assign]
 
 
 def _credentials(settings: Settings) -> Any:

@@ -452,7 +452,12 @@ async def test_a_worker_whose_port_is_taken_says_so_and_ends_with_1(broker: Brok
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        environment = {**environment_of(broker, database_url), "HOST": "127.0.0.1", "PORT": str(taken.getsockname()[1])}
+        environment = {
+            **environment_of(broker, database_url),
+            "LOG_FORMAT": "json",
+            "HOST": "127.0.0.1",
+            "PORT": str(taken.getsockname()[1]),
+        }
         worker = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "faust", "-A", "boost_streams.worker", "worker", "-l", "info"),
             env={**os.environ, **environment, "PYTHONPATH": str(ROOT)},
@@ -464,3 +469,4 @@ async def test_a_worker_whose_port_is_taken_says_so_and_ends_with_1(broker: Brok
     assert worker.returncode == 1, output
     assert "choose another HOST or PORT" in output
     assert "Traceback" not in output
+    assert all(json.loads(line)["action"] for line in output.splitlines())
