@@ -27,8 +27,9 @@ async def test_what_is_old_and_settled_goes(
     database: Database, project: TestProject, other_project: TestProject
 ) -> None:
     old = await store(database, project.id, *["x"] * 7, batch_id=batch_of(id_at(YESTERDAY)))
-    await settle(database, project.id, old[:5], "processed")
-    await settle(database, project.id, old[5:6], "failed")
+    pending = [old[0], old[3], old[6]]  # before, between and behind what goes
+    await settle(database, project.id, [old[1], old[2], old[4]], "processed")
+    await settle(database, project.id, [old[5]], "failed")
     new = await store(database, project.id, "x")
     await settle(database, project.id, new, "processed")
     of_others = await store(
@@ -40,10 +41,10 @@ async def test_what_is_old_and_settled_goes(
         await set_retention_across_projects(connection, project.id, 2)
         assert await delete_expired_events_across_projects(connection, now=NOW) == {}
         tomorrow = NOW + dt.timedelta(days=1)
-        assert await delete_expired_events_across_projects(connection, now=tomorrow, chunk=4) == {}
+        assert await delete_expired_events_across_projects(connection, now=tomorrow, chunk=3) == {}
         later = NOW + dt.timedelta(days=2)
-        assert await delete_expired_events_across_projects(connection, now=later, chunk=4) == {project.id: 6}
-    assert await ids_of(database, project) == {*old[6:], *new}
+        assert await delete_expired_events_across_projects(connection, now=later, chunk=3) == {project.id: 4}
+    assert await ids_of(database, project) == {*pending, *new}
     assert await ids_of(database, other_project) == set(of_others)
 
 
