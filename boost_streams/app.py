@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import faust
-from aiohttp.web import AppRunner
+from aiohttp.web import AppRunner, RequestHandler, Server
 from faust.app.base import BootStrategy
 from mode import Service, ServiceT
 
@@ -22,6 +22,7 @@ from boost_streams.errors import BoostError, BrokerAway, TopicMismatch
 from boost_streams.kafka_client import ssl_context
 from boost_streams.logs import configure_structlog, get_logger, logging_config
 from boost_streams.monitor import QuietMonitor
+from boost_streams.producer import RecordProducer
 from boost_streams.publishing import BrokerState, reachable
 from boost_streams.settings import Settings
 from boost_streams.topics import ensure_topics, group_id, max_message_bytes, partitions_of
@@ -37,6 +38,35 @@ EXIT_NOT_STARTED = 1
 _log = get_logger(__name__)
 
 Hook = Callable[[], Awaitable[None]]
+#: Makes the protocol of one HTTP connection, from aiohttp's server and its options.
+ConnectionFactory = Callable[..., RequestHandler]
+
+
+class OwnServer(Server):
+    """aiohttp's server, with connections of our own making."""
+
+    def __init__(self, server: Server, factory: ConnectionFactory) -> None:
+        super().__init__(
+            server.request_handler,
+            request_factory=server.request_factory,
+            handler_cancellation=server.handler_cancellation,
+            loop=server._loop,
+            **server._kwargs,
+        )
+        self._factory = factory
+
+    def __call__(self) -> RequestHandler:
+        """Make what answers a new connection."""
+        return self._factory(self, loop=self._loop, **self._kwargs)
+
+
+class OwnRunner(AppRunner):
+    """aiohttp's runner of an application, whose connections may be of our own making."""
+
+    connection_factory: ConnectionFactory = RequestHandler
+
+    async def _make_server(self) -> Server:
+        return OwnServer(await super()._make_server(), self.connection_factory)
 
 
 class BrokerGate(Service):
@@ -95,7 +125,7 @@ class Boot(BootStrategy):
             self.web_server(),
             [app.gate],
             self.kafka_producer(),
-            [app.producer_ready],
+            [app.records, app.producer_ready],
             self.kafka_consumer(),
             self.agents(),
             self.kafka_conductor(),
@@ -106,7 +136,13 @@ class Boot(BootStrategy):
         """Return the services of a worker that consumes nothing."""
         app = self.app
         assert isinstance(app, BoostApp)
-        return self._chain(app.own_services, self.web_server(), [app.gate], self.kafka_producer(), [app.producer_ready])
+        return self._chain(
+            app.own_services,
+            self.web_server(),
+            [app.gate],
+            self.kafka_producer(),
+            [app.records, app.producer_ready],
+        )
 
 
 class ProducerReady(Service):
@@ -147,6 +183,7 @@ class BoostApp(faust.App):
         self.boost_settings = boost_settings
         self.broker_state = broker_state
         self.gate = BrokerGate(boost_settings, broker_state)
+        self.records = RecordProducer(boost_settings)
         self.producer_ready = ProducerReady(self, broker_state)
         self.own_services: list[ServiceT] = []
         self.before_stop: list[Hook] = []
@@ -162,7 +199,12 @@ class BoostApp(faust.App):
     def leave_bodies_encoded(self) -> None:
         """Hand bodies over as they were sent: `web/body.py` decodes them, within its limits. Before the start."""
         web: Any = self.web
-        web._runner = AppRunner(web.web_app, access_log=None, auto_decompress=False)
+        web._runner = OwnRunner(web.web_app, access_log=None, auto_decompress=False)
+
+    def make_connections(self, factory: ConnectionFactory) -> None:
+        """Have `factory` make what answers each connection in place of aiohttp's own. Before the start."""
+        runner: OwnRunner = self.web._runner  # type: ignore[attr-defined]
+        runner.connection_factory = factory
 
     async def start(self) -> None:
         """Start everything; what fails makes the process end with an exit code that says so.

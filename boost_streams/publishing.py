@@ -107,11 +107,12 @@ class Publisher:
         try:
             async with asyncio.timeout(SEND_SECONDS):
                 await (await self._topic.send(key=key, value=record))
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, MessageTooLarge):
             raise
         except MessageSizeTooLargeError as error:
             raise MessageTooLarge(f"a message is over the topic's limit: {error}") from error
         except Exception as error:
             self.state.failed(error)
-            raise BrokerAway(f"the broker did not take a message: {type(error).__name__}: {error}") from error
+            said = error.message if isinstance(error, BoostError) else f"{type(error).__name__}: {error}"
+            raise BrokerAway(f"the broker did not take a message: {said}") from error
         self.state.taken()

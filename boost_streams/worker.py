@@ -53,6 +53,7 @@ from db.pool import Database
 from db.redis import Redis
 from tables.live_counts import live_counts_table
 from web.auth import Authenticator
+from web.fast_path import FastPath
 from web.health import Health
 from web.intake import Intake
 from web.live import TableLiveCounts
@@ -122,7 +123,8 @@ class Worker:
         self.app.after_stop.append(self.leave)
 
     def _publisher(self, topic: str, record_type: Any) -> Publisher:
-        return Publisher(self._topic(topic, record_type), self.app.broker_state)
+        name = full_name(self.settings, topic)
+        return Publisher(self.app.records.topic(name, record_type), self.app.broker_state)
 
     def _topic(self, topic: str, record_type: Any) -> Any:
         return self.app.topic(
@@ -141,7 +143,7 @@ class Worker:
             most_waiting_bytes=self.settings.max_waiting_bytes,
         )
         self.authenticator = Authenticator(self.database, self.redis, self.settings)
-        self.app.http[SERVICES] = WebServices(
+        services = WebServices(
             settings=self.settings,
             database=self.database,
             authenticator=self.authenticator,
@@ -150,6 +152,9 @@ class Worker:
             live=TableLiveCounts(self.app, table, self.database, partitions_of(self.settings)),
             now=_now,
         )
+        self.app.http[SERVICES] = services
+        if ingests:
+            self.app.make_connections(FastPath(services, self.draining).connection)
         self.app.http.on_startup.append(self._start_web)
         register(self.app, everything=ingests)
 
@@ -167,7 +172,7 @@ class Worker:
         family_topics = {family: self._topic(family_topic(family), HandlerBatch) for family in FAMILIES}
         dispatcher = Dispatcher(
             registry,
-            {family: Publisher(topic, self.app.broker_state) for family, topic in family_topics.items()},
+            {family: self._publisher(family_topic(family), HandlerBatch) for family in FAMILIES},
             dead_letters,
             self.progress,
         )

@@ -160,6 +160,17 @@ class Authenticator:
         found = self._cache.valid(key_hash)
         if found is None or not self._vouched_for(found):
             found = await self._find_well_formed(key, key_hash)
+        return self._noted(found)
+
+    def known(self, key: str) -> Identity | None:
+        """Return whose key this is where that needs no look-up; None says nothing about the key."""
+        found = self._cache.valid(hash_key(key)) if key.isascii() else None
+        if found is None or not self._vouched_for(found):
+            return None
+        return self._noted(found)
+
+    def _noted(self, found: FoundKey) -> Identity:
+        """Return the owner of a key, and note that it was used."""
         if (
             found.key_id not in self._used
             and self._touched.get(found.key_id.bytes) is None

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import asyncpg
@@ -93,16 +93,32 @@ class Intake:
         """
         if not events:
             return []
-        submission = Submission(events, asyncio.get_running_loop().create_future())
+        answered: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
+
+        def answer(answers: list[Answer]) -> None:
+            if not answered.done():  # nobody waits any more where the client is gone
+                answered.set_result(answers)
+
+        self.submit_then(events, answer)
+        return await answered
+
+    def submit_then(self, events: Sequence[NewEvent], answer: Callable[[list[Answer]], None]) -> None:
+        """Store at least one event; `answer` is called with what `submit` returns. It must not raise.
+
+        Raises:
+            Overloaded: Too many bytes are waiting already; nothing was stored and `answer` is not called.
+        """
+
+        def done(answers: list[Answer]) -> None:
+            self._unanswered -= len(events)
+            self.budget.give_back(submission.size)
+            answer(answers)
+
+        submission = Submission(events, done)
         self.budget.take(submission.size)
         self._waiting.append(submission)
         self._unanswered += len(events)
         self._arrived.set()
-        try:
-            return await submission.done
-        finally:
-            self._unanswered -= len(events)
-            self.budget.give_back(submission.size)
 
     async def drain(self, seconds: float) -> None:
         """Commit what waits and wait for messages on their way, up to a deadline."""

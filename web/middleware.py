@@ -44,6 +44,11 @@ _OF_STATUS = {
 _log = get_logger(__name__)
 
 
+def id_of_request(given: str | None) -> str:
+    """Return the id of a request: the one that its header gives, if it is a sane one, else a new one."""
+    return given if given is not None and _SANE_ID.fullmatch(given) else f"{_chance.getrandbits(96):024x}"
+
+
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request an id and turn whatever its handler raises into an answer.
@@ -51,8 +56,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     Raises:
         ConnectionError: The client is gone, or has part of an answer already: the connection is closed.
     """
-    given = request.headers.get(REQUEST_ID_HEADER)
-    request_id = given if given is not None and _SANE_ID.fullmatch(given) else f"{_chance.getrandbits(96):024x}"
+    request_id = id_of_request(request.headers.get(REQUEST_ID_HEADER))
     request[REQUEST_ID] = request_id
     LOGGED_REQUEST_ID.set(request_id)
     try:
@@ -82,11 +86,13 @@ def public_message(error: BoostError) -> str:
 
 def error_response(request: web.Request, error: BoostError) -> web.Response:
     """Write an error of ours as an answer: JSON, and when to come again where that can help."""
-    body: dict[str, Any] = {
-        "code": error.code,
-        "message": public_message(error),
-        "requestId": request.get(REQUEST_ID, ""),
-    }
+    body, headers = described(error, request.get(REQUEST_ID, ""))
+    return json_response(body, status=error.status, headers=headers)
+
+
+def described(error: BoostError, request_id: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the body and the headers of the answer that an error becomes."""
+    body: dict[str, Any] = {"code": error.code, "message": public_message(error), "requestId": request_id}
     if error.problems:
         body["errors"] = [{"field": p.field, "message": p.message} for p in error.problems]
     headers = {}
@@ -96,7 +102,7 @@ def error_response(request: web.Request, error: BoostError) -> web.Response:
             headers["retry-after-ms"] = str(max(1, round(error.retry_after * 1000)))
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    return json_response(body, status=error.status, headers=headers)
+    return body, headers
 
 
 def _answer_exception(request: web.Request, error: Exception) -> web.StreamResponse:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import msgspec
@@ -30,15 +29,15 @@ Answer = Accepted | BoostError
 class Submission:
     """The events of one request, answered when the last of them is."""
 
-    __slots__ = ("_answers", "_open", "done", "events", "size", "sizes", "taken")
+    __slots__ = ("_answers", "_done", "_open", "events", "size", "sizes", "taken")
 
-    def __init__(self, events: Sequence[NewEvent], done: asyncio.Future[list[Answer]]) -> None:
+    def __init__(self, events: Sequence[NewEvent], done: Callable[[list[Answer]], None]) -> None:
         self.events = events
         self.sizes = [event.size for event in events]
         self.size = sum(self.sizes)
         #: How many of the events have been taken off the waiting list.
         self.taken = 0
-        self.done = done
+        self._done = done
         self._answers: list[Answer | None] = [None] * len(events)
         self._open = len(events)
 
@@ -46,8 +45,8 @@ class Submission:
         """Answer for the events from position `first` on, none of which has an answer yet."""
         self._answers[first : first + len(answers)] = answers
         self._open -= len(answers)
-        if self._open == 0 and not self.done.done():
-            self.done.set_result([given for given in self._answers if given is not None])
+        if self._open == 0:
+            self._done([given for given in self._answers if given is not None])
 
     def answer_rest(self, first: int, end: int, answer: Answer) -> None:
         """Give the same answer for the events from `first` to before `end` that have none yet."""

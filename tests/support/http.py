@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from boost_streams.app import ConnectionFactory, OwnRunner
 from boost_streams.settings import Settings
 from db.pool import Database
 from db.redis import Redis
@@ -41,10 +42,25 @@ class QuietProbe:
         return self.stopping
 
 
-async def undecoding_server(app: web.Application) -> TestServer:
+class OwnConnectionsServer(TestServer):
+    """A test server whose connections are of our own making, as a worker's are."""
+
+    def __init__(self, app: web.Application, factory: ConnectionFactory) -> None:
+        super().__init__(app)
+        self._factory = factory
+
+    async def _make_runner(self, **options: Any) -> OwnRunner:
+        runner = OwnRunner(self.app, **options)
+        runner.connection_factory = self._factory
+        return runner
+
+
+async def undecoding_server(
+    app: web.Application, factory: ConnectionFactory = web.RequestHandler, **options: Any
+) -> TestServer:
     """Serve an application that is handed bodies as they were sent, as a worker's is."""
-    server = TestServer(app)
-    await server.start_server(auto_decompress=False)
+    server = OwnConnectionsServer(app, factory)
+    await server.start_server(auto_decompress=False, **options)
     return server
 
 
