@@ -29,8 +29,9 @@ from web.byte_budget import ByteBudget
 from web.outbox import Outbox
 from web.waiting import MOST_EVENTS, Accepted, Answer, Part, Submission, WaitingList
 
-#: How many commits may be under way at once.
+#: How many commits may be under way at once: a second one when it is full, or when the first takes so long (seconds).
 COMMITS_IN_FLIGHT = 2
+SLOW_COMMIT_SECONDS = 0.01
 #: How much of the recent peak of unanswered events is remembered at each commit.
 _PEAK_DECAY = 0.95
 #: So many turns of the event loop bring a request from its socket to here.
@@ -74,7 +75,7 @@ class Intake:
         self._arrived = asyncio.Event()
         self._commits: set[asyncio.Task[None]] = set()
         self._commits_in_flight = commits_in_flight
-        self._slots = asyncio.Semaphore(commits_in_flight)
+        self._slow = False
         self._unanswered = 0
         self._recent_peak = 0.0
         self._loop: asyncio.Task[None] | None = None
@@ -118,7 +119,8 @@ class Intake:
         self.budget.take(submission.size)
         self._waiting.append(submission)
         self._unanswered += len(events)
-        self._arrived.set()
+        if not self._commits or self._waiting.full:
+            self._arrived.set()
 
     async def drain(self, seconds: float) -> None:
         """Commit what waits and wait for messages on their way, up to a deadline."""
@@ -139,39 +141,53 @@ class Intake:
     async def _commit_loop(self) -> None:
         while True:
             await self._arrived.wait()
-            await self._slots.acquire()
-            await self._gather()
-            parts = self._waiting.take()
-            if not parts:
-                self._slots.release()
-                self._arrived.clear()
-                continue
-            task = asyncio.create_task(self._commit_and_free(parts))
-            self._commits.add(task)
-            task.add_done_callback(self._commits.discard)
+            self._arrived.clear()
+            while self._may_begin():
+                await self._gather()
+                self._begin(self._waiting.take())
+
+    def _may_begin(self) -> bool:
+        """Tell whether a commit may begin: none is under way, or it would be full, or those under way take long.
+
+        What a commit costs is paid once for all of its events (docs/adr/0010): while one is under way, the next fills.
+        """
+        if not self._waiting.events or len(self._commits) >= self._commits_in_flight:
+            return False
+        return not self._commits or self._waiting.full or self._slow
 
     async def _gather(self) -> None:
-        """Let in what the event loop has at hand already, so that requests that come together are stored together.
-
-        But no more than one commit's share of what was recently under way at once: if all went into one commit, there
-        would be nothing to read while PostgreSQL works, and nothing to store while requests are read.
-        """
+        """Let in what the event loop has at hand already, so that requests that come together are stored together."""
         self._recent_peak = max(self._unanswered, self._recent_peak * _PEAK_DECAY)
-        enough = min(MOST_EVENTS, self._recent_peak / self._commits_in_flight)
+        enough = min(MOST_EVENTS, self._recent_peak)
         seen = 0
         while seen < self._waiting.events < enough:
             seen = self._waiting.events
             for _ in range(_TURNS_TO_SUBMIT):
                 await asyncio.sleep(0)
 
-    async def _commit_and_free(self, parts: list[Part]) -> None:
+    def _begin(self, parts: list[Part]) -> None:
+        self._slow = False
+        task = asyncio.create_task(self._commit_safely(parts))
+        self._commits.add(task)
+        slow = asyncio.get_running_loop().call_later(SLOW_COMMIT_SECONDS, self._is_slow)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            slow.cancel()
+            self._commits.discard(task)
+            self._arrived.set()
+
+        task.add_done_callback(ended)
+
+    def _is_slow(self) -> None:
+        self._slow = True
+        self._arrived.set()
+
+    async def _commit_safely(self, parts: list[Part]) -> None:
         try:
             await self._commit(parts)
         except Exception as error:
             _log.exception("a commit failed unexpectedly", action="intake_commit", count=len(parts))
             _answer_rest(parts, BoostError(f"the event could not be stored: {type(error).__name__}"))
-        finally:
-            self._slots.release()
 
     async def _commit(self, parts: list[Part]) -> None:
         """Store events as one batch; halve it when one of them is refused by the database."""

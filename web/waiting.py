@@ -80,13 +80,20 @@ class WaitingList:
 
     def __init__(self) -> None:
         self._submissions: deque[Submission] = deque()
-        #: How many events wait.
+        #: How many events wait, and about how many bytes they have.
         self.events = 0
+        self.size = 0
+
+    @property
+    def full(self) -> bool:
+        """Tell whether what waits fills a commit."""
+        return self.events >= MOST_EVENTS or self.size >= MOST_BYTES
 
     def append(self, submission: Submission) -> None:
         """Put a submission at the end."""
         self._submissions.append(submission)
         self.events += len(submission.events)
+        self.size += submission.size
 
     def take(self) -> list[Part]:
         """Take off what fits into one commit, at least one event: whole submissions, and the beginning of the next."""
@@ -106,6 +113,7 @@ class WaitingList:
                 break
             self._submissions.popleft()
         self.events -= count
+        self.size -= size
         return parts
 
 

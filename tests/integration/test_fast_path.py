@@ -10,19 +10,19 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from aiohttp import web
 
 from boost_streams.settings import Settings
 from db.pool import Database
-from db.projects import delete_project_across_projects
 from db.redis import Redis
 from tests.support.http import undecoding_server
 from tests.support.intakes import running_intake
 from tests.support.projects import TestProject, make_project
 from tests.support.waiting import eventually
-from web.auth import Authenticator
+from web.auth import Authenticator, Identity
 from web.fast_path import FastPath
 from web.ingest import accept_event
 from web.intake import Intake
@@ -53,6 +53,7 @@ class Site:
     port: int
     intake: Intake
     path: CountingFastPath
+    known: Authenticator
     server: Any
     draining: list[bool] = field(default_factory=list)
 
@@ -80,7 +81,7 @@ async def serving(settings: Settings, database: Database, **options: Any) -> Asy
         path = CountingFastPath(services, lambda: bool(draining))
         server = await undecoding_server(app, path.connection, access_log=None, **options)
         try:
-            yield Site(server.port or 0, intake, path, server, draining)
+            yield Site(server.port or 0, intake, path, known, server, draining)
         finally:
             await server.close()
             await known.stop()
@@ -123,6 +124,8 @@ async def connect(site: Site) -> tuple[asyncio.StreamReader, asyncio.StreamWrite
 async def read_answer(reader: asyncio.StreamReader) -> bytes:
     async with asyncio.timeout(10):
         head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"HTTP/1.1 100 "):
+            return head + await read_answer(reader)
         length = re.search(rb"Content-Length: (\d+)", head)
         return head + await reader.readexactly(int(length[1]) if length else 0)
 
@@ -161,7 +164,7 @@ CASES = [
     Case("a known messageId", True, {"event": {**EVENT, "messageId": "m"}}),
     Case("a timestamp", True, {"event": {**EVENT, "timestamp": "2026-01-31T12:00:00Z"}}),
     Case("a request id", True, {"X_Request_Id": "abc-1"}),
-    Case("a mad request id", True, {"X_Request_Id": "a b\x7f"}),
+    Case("a mad request id", True, {"X_Request_Id": "a b"}),
     Case("no content type", True, {"Content_Type": ""}),
     Case("a charset", True, {"Content_Type": "application/json; charset=utf-8"}),
     Case("another JSON type", False, {"Content_Type": "application/vnd.shop+json"}),
@@ -214,24 +217,20 @@ async def test_a_key_without_the_scope_is_left_to_the_view(site: Site, database:
     assert site.path.taken == 0
 
 
-async def test_a_refusal_by_the_database_is_answered_alike(site: Site, database: Database) -> None:
-    gone = await make_project(database, "gone")
-    await exchange(site, request(gone))
-    async with database.across_projects() as connection:
-        await connection.execute("DELETE FROM events")
-        await connection.execute("DELETE FROM event_batches")
-    await delete_project_across_projects_now(database, gone)
-    fast, slow = await exchange(site, request(gone)), await exchange(site, request(gone), in_two=True)
+async def test_a_refusal_by_the_database_is_answered_alike(
+    site: Site, project: TestProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = Identity(uuid4(), uuid4(), ("ingest",))
+
+    async def identify(_: str) -> Identity:
+        return gone
+
+    monkeypatch.setattr(site.known, "known", lambda _: gone)
+    monkeypatch.setattr(site.known, "identify", identify)
+    fast, slow = await exchange(site, request(project)), await exchange(site, request(project), in_two=True)
     assert site.path.taken == 1
     assert fast.startswith(b"HTTP/1.1 401 ")
     assert comparable(fast) == comparable(slow)
-    assert (await exchange(site, request(gone))).startswith(b"HTTP/1.1 401 ")
-
-
-async def delete_project_across_projects_now(database: Database, project: TestProject) -> None:
-    """Delete the row alone: the key is still in this process's cache."""
-    async with database.across_projects() as connection:
-        await delete_project_across_projects(connection, project.id)
 
 
 @contextlib.asynccontextmanager
