@@ -16,9 +16,8 @@ from boost_streams.logs import get_logger
 from boost_streams.publishing import Publisher
 from boost_streams.records import EventRecord, HandlerBatch, Malformed, RawEventBatch
 
-#: About how many events the dispatcher takes at a time, and how long after the last time (seconds) under load.
+#: About how many events the dispatcher takes at a time.
 MOST_EVENTS = 4000
-PACE_SECONDS = 0.01
 #: Up to how many events, and bytes of their messages, are forwarded as one message per family when more than one
 #: batch is there: Faust's cost is per message (FAUST.md). A bigger batch travels alone, as it came.
 MOST_TOGETHER = 2000
@@ -76,7 +75,7 @@ class Dispatcher:
     async def run(self, stream: Any) -> None:
         """Forward until cancelled."""
         weight = lambda value: len(getattr(value, "events", ()))  # noqa: E731
-        batches = ready_batches(stream, self._progress, most=MOST_EVENTS, weight=weight, pace=PACE_SECONDS)
+        batches = ready_batches(stream, self._progress, most=MOST_EVENTS, weight=weight)
         await in_two_stages(batches, self.split, self._forward_and_acknowledge)
 
     async def split(self, taken: Sequence[Taken]) -> list[HandlerBatch]:

@@ -24,9 +24,8 @@ from boost_streams.outcomes import Failed, Outcome, Processed, TryAgain, failed,
 from boost_streams.records import DeadLetter, EventRecord, HandlerBatch, Malformed
 from db.settlement import FirstAttempts
 
-#: About how many events are handled and settled together, and how long after the last time (seconds) under load.
+#: About how many events are handled and settled together.
 MOST_EVENTS = 2000
-PACE_SECONDS = 0.02
 #: How many dead letters may be on their way to the broker; beyond it they are dropped.
 MOST_LETTERS = 64
 
@@ -63,7 +62,7 @@ class HandlerLoop:
     async def run(self, stream: Any) -> None:
         """Handle until cancelled."""
         weight = lambda value: len(getattr(value, "events", ()))  # noqa: E731
-        batches = ready_batches(stream, self._progress, most=MOST_EVENTS, weight=weight, pace=PACE_SECONDS)
+        batches = ready_batches(stream, self._progress, most=MOST_EVENTS, weight=weight)
         await in_two_stages(batches, self.handle, self._settle_and_acknowledge)
 
     async def handle(self, taken: Sequence[Taken]) -> _Handled:

@@ -20,6 +20,12 @@ from boost_streams.records import Malformed
 #: The exit code of a worker that left rather than let Faust acknowledge work that is not done.
 EXIT_UNACKNOWLEDGED = 75
 
+#: How long the rest of a fetch is waited for (seconds).
+GATHER_SECONDS = 0.002
+#: From one list to the next at least so many times the time that was spent on it passes, but never more (seconds).
+PACE_FACTOR = 3.0
+LONGEST_PACE_SECONDS = 0.06
+
 _log = get_logger(__name__)
 _Made = TypeVar("_Made")
 
@@ -49,13 +55,12 @@ async def ready_batches(
     *,
     most: int,
     weight: Callable[[Any], int],
-    pace: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[list[Taken]]:
     """Yield lists of messages: at least one, then whatever is there, up to a total weight of about `most`.
 
-    A message that comes alone is yielded at once. One that comes within `pace` seconds of the last list waits for the
-    rest of that time: what each list costs is then shared by more events (docs/adr/0012).
+    A fetch hands messages over one by one, so the rest of it is waited for. Whoever takes long over a list leaves a
+    multiple of that time before the next: what each list costs is then shared by more events (docs/adr/0012).
     """
     stream.enable_acks = False
     inbox: asyncio.Queue[Taken | BaseException] = asyncio.Queue(maxsize=256)
@@ -64,17 +69,27 @@ async def ready_batches(
     try:
         while True:
             batch = [_taken(await inbox.get())]
-            total = weight(batch[0].value)
-            if total < most and (pause := due - clock()) > 0:
-                await asyncio.sleep(pause)
-            due = clock() + pace
-            while total < most and not inbox.empty():
-                taken = _taken(inbox.get_nowait())
-                batch.append(taken)
-                total += weight(taken.value)
+            total = _take_what_is_there(inbox, batch, weight, most)
+            if total < most:
+                await asyncio.sleep(max(GATHER_SECONDS, due - clock()))
+                _take_what_is_there(inbox, batch, weight, most)
+            yielded = clock()
             yield batch
+            due = yielded + min(PACE_FACTOR * (clock() - yielded), LONGEST_PACE_SECONDS)
     finally:
         reader.cancel()
+
+
+def _take_what_is_there(
+    inbox: asyncio.Queue[Taken | BaseException], batch: list[Taken], weight: Callable[[Any], int], most: int
+) -> int:
+    """Add messages to a batch until it weighs `most` or none is left; return what it weighs."""
+    total = sum(weight(taken.value) for taken in batch)
+    while total < most and not inbox.empty():
+        taken = _taken(inbox.get_nowait())
+        batch.append(taken)
+        total += weight(taken.value)
+    return total
 
 
 def _taken(item: Taken | BaseException) -> Taken:
