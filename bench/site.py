@@ -45,6 +45,7 @@ def postgres_settings(memory_bytes: int) -> dict[str, str]:
         "synchronous_commit": "on",
         "full_page_writes": "on",
         "autovacuum": "on",
+        "autovacuum_naptime": "10s",
         "shared_buffers": f"{shared}MB",
         "effective_cache_size": f"{shared * 2}MB",
         "max_wal_size": "8GB",

@@ -1,4 +1,4 @@
-"""Messages that come alone are taken at once; those that come close behind others are taken together."""
+"""A list holds what came together; who takes long over a list gets a larger one next."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
+from agents import streams
 from agents.progress import ConsumerProgress
 from agents.streams import Taken, ready_batches
-
-PACE = 0.05
 
 
 class _Stream:
@@ -40,23 +39,12 @@ def stream() -> _Stream:
 
 def batches_of(stream: _Stream) -> AsyncIterator[list[Taken]]:
     weight = lambda value: value.weight  # noqa: E731
-    return ready_batches(stream, ConsumerProgress(), most=10, weight=weight, pace=PACE)
+    return ready_batches(stream, ConsumerProgress(), most=10, weight=weight)
 
 
 async def offsets(batches: AsyncIterator[list[Taken]]) -> list[int]:
     async with asyncio.timeout(5):
         return [taken.offset for taken in await anext(batches)]
-
-
-async def test_what_comes_close_behind_is_taken_together(stream: _Stream) -> None:
-    batches = batches_of(stream)
-    stream.send()
-    assert await offsets(batches) == [0]
-    following = asyncio.create_task(offsets(batches))
-    for _ in range(4):
-        stream.send()
-        await asyncio.sleep(PACE / 20)
-    assert await following == [1, 2, 3, 4]
 
 
 @pytest.fixture
@@ -73,24 +61,48 @@ async def timers(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return delays
 
 
-async def test_a_message_that_comes_alone_does_not_wait(stream: _Stream, timers: list[float]) -> None:
+async def test_the_rest_of_a_fetch_is_waited_for(stream: _Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "GATHER_SECONDS", 0.05)
     batches = batches_of(stream)
+    first = asyncio.create_task(offsets(batches))
+    for _ in range(4):
+        stream.send()
+        await asyncio.sleep(0.005)
+    assert await first == [0, 1, 2, 3]
+
+
+async def test_a_message_that_comes_alone_waits_only_for_the_rest_of_its_fetch(
+    stream: _Stream, timers: list[float]
+) -> None:
     stream.send()
-    await anext(batches)
-    await asyncio.sleep(PACE)
-    timers.clear()
-    stream.send()
-    await anext(batches)
-    assert timers == []
+    assert await offsets(batches_of(stream)) == [0]
+    assert [delay for delay in timers if delay < 1] == [streams.GATHER_SECONDS]
+
+
+async def test_who_takes_long_leaves_a_multiple_of_that_time_but_not_for_ever(
+    stream: _Stream, timers: list[float]
+) -> None:
+    now = 0.0
+    weight = lambda value: value.weight  # noqa: E731
+    batches = ready_batches(stream, ConsumerProgress(), most=10, weight=weight, clock=lambda: now)
+    waits = []
+    for spent in (0.0, 0.01, 5.0, 0.0):
+        stream.send()
+        timers.clear()
+        await anext(batches)
+        waits += timers
+        now += spent
+    assert waits[0] == streams.GATHER_SECONDS
+    assert waits[1] == streams.GATHER_SECONDS
+    assert waits[2] == pytest.approx((streams.PACE_FACTOR - 1) * 0.01)
+    assert waits[3] == streams.GATHER_SECONDS  # 5 s are more than the longest pace already
 
 
 async def test_enough_does_not_wait(stream: _Stream, timers: list[float]) -> None:
     batches = batches_of(stream)
-    stream.send()
-    await anext(batches)
     stream.send(weight=10)
     stream.send()
-    assert [taken.offset for taken in await anext(batches)] == [1]
+    assert [taken.offset for taken in await anext(batches)] == [0]
     assert timers == []
-    assert [taken.offset for taken in await anext(batches)] == [2]
+    assert [taken.offset for taken in await anext(batches)] == [1]
     assert len(timers) == 1
