@@ -14,6 +14,7 @@ from bench.rows import (
     latency,
     memory,
     neighbour,
+    parts,
     settle_time,
     single,
     snapshot,
@@ -34,6 +35,7 @@ GROUPS: tuple[ModuleType, ...] = (
     two_workers,
     neighbour,
     dead_rows,
+    parts,
     snapshot,
     large_table,
     memory,
@@ -50,6 +52,7 @@ FULL: Mapping[str, Effort] = {
     "two_workers": Effort(rounds=5, seconds=5),
     "neighbour": Effort(rounds=5, seconds=5),
     "dead_rows": Effort(rounds=1, seconds=0, events=1_000_000),
+    "parts": Effort(rounds=3, seconds=5),
 }
 QUICK: Mapping[str, Effort] = {
     "single": Effort(rounds=1, seconds=1),

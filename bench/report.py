@@ -25,6 +25,7 @@ _TITLES = {
     "two_workers": "Two workers",
     "neighbour": "A noisy neighbour",
     "dead_rows": "Dead rows",
+    "parts": "What an event costs, by part",
     "snapshot": "A snapshot held open",
     "large_table": "Ten million rows",
     "memory": "Memory",
@@ -101,16 +102,26 @@ def _plot_lines(plots: Sequence[str]) -> Iterator[str]:
 
 def _section(title: str, rows: Sequence[Row], notes: Mapping[str, str]) -> Iterator[str]:
     yield f"## {title}\n"
-    yield "| figure | Boost | beside it | measured | goal | |"
-    yield "|---|---|---|---|---|---|"
-    for row in rows:
-        yield from _table_lines(row)
-    yield ""
+    if any(row.goals for row in rows):
+        yield "| figure | Boost | beside it | measured | goal | |"
+        yield "|---|---|---|---|---|---|"
+        for row in rows:
+            yield from _table_lines(row)
+        yield ""
     yield from _details(rows)
+    yield from _notes_of_short(rows, notes)
+
+
+def _notes_of_short(rows: Sequence[Row], notes: Mapping[str, str]) -> Iterator[str]:
+    """Write each note once, below the rows that it is about."""
+    told: dict[str, list[Row]] = {}
     for row in rows:
         note = notes.get(row.id) or notes.get(row.id.partition(".")[0])
         if row.short and note:
-            yield f"**{row.title}**: {note.strip()}\n"
+            told.setdefault(note.strip(), []).append(row)
+    for note, short in told.items():
+        names = short[0].title if len(short) == 1 else ", ".join(f"`{row.id}`" for row in short)
+        yield f"**{names}**: {note}\n"
 
 
 def _table_lines(row: Row) -> Iterator[str]:
