@@ -20,6 +20,7 @@ from mode import Service, ServiceT
 
 from boost_streams.errors import BoostError, BrokerAway, TopicMismatch
 from boost_streams.kafka_client import ssl_context
+from boost_streams.listener import accept_what_waits, end_connections
 from boost_streams.logs import configure_structlog, get_logger, logging_config
 from boost_streams.monitor import QuietMonitor
 from boost_streams.publishing import BrokerState, reachable
@@ -30,6 +31,8 @@ from boost_streams.topics import ensure_topics, group_id, max_message_bytes, par
 _GATE_SECONDS = 0.5
 #: How long requests that are being answered may take once the worker stops (seconds).
 HANDLERS_SECONDS = 2.0
+#: How long clients may take to close what was closed for writing (seconds).
+LINGER_SECONDS = 0.2
 #: The worker's exit code when the topics do not fit the settings, and when it cannot start for any other reason.
 EXIT_CONFIGURATION = 2
 EXIT_NOT_STARTED = 1
@@ -191,11 +194,18 @@ class BoostApp(faust.App):
             raise
 
     async def stop_listening(self) -> None:
-        """Close the listening socket; connections that are open go on."""
+        """Close the listening socket, when what waits there is accepted; connections that are open go on."""
         runner: Any = self.web._runner  # type: ignore[attr-defined]
         runner._shutdown_timeout = HANDLERS_SECONDS
         for site in list(runner.sites):
+            await accept_what_waits(site._server.sockets if site._server is not None else ())
             await site.stop()
+
+    async def end_connections(self, grace: float) -> None:
+        """Answer what comes on open connections for `grace` seconds more, then end those that are idle."""
+        runner: Any = self.web._runner  # type: ignore[attr-defined]
+        if runner.server is not None:
+            await end_connections(runner.server, grace=grace, linger=LINGER_SECONDS)
 
     async def on_stop(self) -> None:
         """Drain before Faust stops anything."""

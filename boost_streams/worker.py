@@ -66,6 +66,8 @@ URGENT_SECONDS = 1.0
 #: From SIGTERM: requests in flight and messages in hand get this long, then the process must end (seconds).
 DRAIN_SECONDS = 4.0
 WATCHDOG_SECONDS = 9.0
+#: From SIGTERM: requests on connections that a client kept open are answered for so long (seconds).
+KEEP_ALIVE_SECONDS = 1.0
 CLOSE_SECONDS = 2.5
 #: The exit code of a worker that the watchdog had to end.
 EXIT_WATCHDOG = 70
@@ -229,8 +231,11 @@ class Worker:
         self.progress.closed = True
         _watchdog()
         _log.info("draining", action="drain", worker_id=str(self.ledger.worker_id))
-        deadline = time.monotonic() + DRAIN_SECONDS
+        started = time.monotonic()
+        deadline = started + DRAIN_SECONDS
+        self.app.http[SERVICES].closing = True
         await self.app.stop_listening()
+        await self.app.end_connections(max(0.0, started + KEEP_ALIVE_SECONDS - time.monotonic()))
         await self.intake.drain(DRAIN_SECONDS / 2)
         while self.progress.in_hand and time.monotonic() < deadline:  # noqa: ASYNC110 - polled only while stopping
             await asyncio.sleep(0.02)
