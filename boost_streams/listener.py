@@ -100,9 +100,9 @@ async def accept_what_waits(sockets: Iterable[Any]) -> None:
 async def end_connections(server: Any, *, grace: float, linger: float) -> None:
     """Let clients end their connections, then end those that are idle.
 
-    The server says `Connection: close` with every answer by now. For `grace` seconds a client may send another request on
-    a connection that it kept. Then what is idle is closed for writing only: a client that sends at that very moment reads
-    the end of the stream, not a reset. What it sent is not looked at: it could not be answered.
+    The server says `Connection: close` with every answer by now. For `grace` seconds a client may send another request
+    on a connection that it kept. Then what is idle is closed for writing only: a client that sends at that very moment
+    reads the end of the stream, not a reset. What it sent is not looked at: it could not be answered.
 
     Args:
         server: aiohttp's server (`web.Server`).
@@ -125,5 +125,5 @@ def is_idle(connection: Connection) -> bool:
 
 async def _wait_for_none(server: Any, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while server.connections and time.monotonic() < deadline:
+    while server.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - polled only while stopping
         await asyncio.sleep(_LOOK_SECONDS)

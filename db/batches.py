@@ -48,7 +48,7 @@ ORDER BY e.id
 """  # noqa: S608 - only column names are put in
 _RELEASE_BATCHES = """
 WITH mine AS (SELECT id FROM event_batches WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE)
-UPDATE event_batches b SET last_published_at = NULL, due_at = now() FROM mine m WHERE b.id = m.id
+UPDATE event_batches b SET last_published_at = NULL, due_at = now() FROM mine m WHERE b.id = m.id RETURNING b.id
 """
 _RELEASE_ALL = "UPDATE event_batches SET last_published_at = NULL, due_at = now()"
 _RELEASE_ALL_RETRIES = """
@@ -205,9 +205,9 @@ async def _claimed_retries(connection: Connection, rows: Sequence[Any]) -> Claim
     return ClaimedBatch(min(ids), published_at, published_at, records)
 
 
-async def release_batches_across_projects(connection: Connection, batch_ids: Sequence[UUID]) -> None:
-    """Say that these batches are not on the broker: whoever sweeps next publishes them."""
-    await connection.execute(_RELEASE_BATCHES, list(batch_ids))
+async def release_batches_across_projects(connection: Connection, batch_ids: Sequence[UUID]) -> set[UUID]:
+    """Say that these batches are not on the broker: whoever sweeps next publishes them. Return those that exist."""
+    return {row["id"] for row in await connection.fetch(_RELEASE_BATCHES, list(batch_ids))}
 
 
 async def release_claim_across_projects(connection: Connection, worker_id: UUID, seq: int) -> None:

@@ -16,6 +16,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from boost_streams.errors import BoostError, MalformedJson
 from boost_streams.logs import REQUEST_ID as LOGGED_REQUEST_ID
 from boost_streams.logs import frames_of, get_logger
+from db.deadline import begin_request
 from web.services import SERVICES, json_response
 
 #: Carries the id of a request, from the client if it sent a sane one, and back to it.
@@ -55,6 +56,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     request_id = given if given is not None and _SANE_ID.fullmatch(given) else f"{_chance.getrandbits(96):024x}"
     request[REQUEST_ID] = request_id
     LOGGED_REQUEST_ID.set(request_id)
+    begin_request()
     try:
         response = await handler(request)
         if response.status == HTTPStatus.METHOD_NOT_ALLOWED and "Allow" not in response.headers:

@@ -30,10 +30,12 @@ Answer = Accepted | BoostError
 class Submission:
     """The events of one request, answered when the last of them is."""
 
-    __slots__ = ("_answers", "_open", "done", "events", "size", "sizes", "taken")
+    __slots__ = ("_answers", "_open", "answer_by", "done", "events", "size", "sizes", "taken")
 
-    def __init__(self, events: Sequence[NewEvent], done: asyncio.Future[list[Answer]]) -> None:
+    def __init__(self, events: Sequence[NewEvent], done: asyncio.Future[list[Answer]], answer_by: float) -> None:
         self.events = events
+        #: The event loop's time after which nobody waits for an answer any more.
+        self.answer_by = answer_by
         self.sizes = [event.size for event in events]
         self.size = sum(self.sizes)
         #: How many of the events have been taken off the waiting list.
@@ -54,6 +56,10 @@ class Submission:
         for position in range(first, end):
             if self._answers[position] is None:
                 self.answer(position, [answer])
+
+    def give_up(self, answer: Answer) -> None:
+        """Give the same answer for all events that have none yet, whether they are being stored or still wait."""
+        self.answer_rest(0, len(self.events), answer)
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -108,6 +114,13 @@ class WaitingList:
             self._submissions.popleft()
         self.events -= count
         return parts
+
+    def drop_answered(self) -> None:
+        """Take off submissions that have their answer: nobody waits for them, and they are not to be stored later."""
+        answered = [submission for submission in self._submissions if submission.done.done()]
+        if answered:
+            self.events -= sum(len(submission.events) - submission.taken for submission in answered)
+            self._submissions = deque(one for one in self._submissions if not one.done.done())
 
 
 def _fitting(sizes: Sequence[int], first: int, most: int, room: int, *, at_least: int) -> int:

@@ -62,9 +62,7 @@ async def test_what_waits_to_be_accepted_at_sigterm_is_answered(
     """The worker is held still while connections queue up; it wakes up with a SIGTERM."""
     assert web_worker.process is not None
     web_worker.process.send_signal(signal.SIGSTOP)
-    opened = await asyncio.gather(
-        *(asyncio.open_connection("127.0.0.1", web_worker.port) for _ in range(CONNECTIONS))
-    )
+    opened = await asyncio.gather(*(asyncio.open_connection("127.0.0.1", web_worker.port) for _ in range(CONNECTIONS)))
     for _, writer in opened:
         writer.write(request_bytes(project.key))
         await writer.drain()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ class Answer:
 
     status: int
     last: bool
+    retry_after: str | None = None
     body: dict[str, Any] = field(default_factory=dict)
 
 
@@ -43,7 +45,12 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
         body = await reader.readexactly(int(headers.get("content-length", "0")))
     except asyncio.IncompleteReadError as error:
         raise ConnectionEnded from error
-    return Answer(int(lines[0].split(" ")[1]), headers.get("connection") == "close", json.loads(body or b"{}"))
+    return Answer(
+        int(lines[0].split(" ")[1]),
+        headers.get("connection") == "close",
+        headers.get("retry-after"),
+        json.loads(body or b"{}"),
+    )
 
 
 @dataclass
@@ -55,6 +62,18 @@ class Tally:
     broken: list[str] = field(default_factory=list)
     accepted: list[str] = field(default_factory=list)
     slowest: float = 0.0
+    #: When each answer came (the event loop's time), its status, and how long it took (seconds).
+    answers: list[tuple[float, int, float]] = field(default_factory=list)
+    #: 503s that did not say when to come again.
+    unexplained: int = 0
+
+    def since(self, start: float, status: int) -> list[float]:
+        """Return how long answers of a status took that came after a time."""
+        return [took for at, given, took in self.answers if at >= start and given == status]
+
+    def first_after(self, start: float, status: int) -> float:
+        """Return how long after a time the first answer of a status came (seconds); infinity when none did."""
+        return min((at - start for at, given, _ in self.answers if at >= start and given == status), default=math.inf)
 
 
 class Sender:
@@ -106,7 +125,10 @@ class Sender:
             self._tally.broken.append(f"{'kept' if self._keeps else 'new'}: {error!r}")
             self._close()
             return
-        self._tally.slowest = max(self._tally.slowest, loop.time() - started)
+        took = loop.time() - started
+        self._tally.slowest = max(self._tally.slowest, took)
+        self._tally.answers.append((loop.time(), answer.status, took))
+        self._tally.unexplained += answer.status == 503 and answer.retry_after is None
         self._tally.statuses[answer.status] = self._tally.statuses.get(answer.status, 0) + 1
         if answer.status == 202:
             self._tally.accepted.append(answer.body["id"])
