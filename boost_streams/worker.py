@@ -26,6 +26,7 @@ from agents.handling import HandlerLoop
 from agents.housekeeping import Housekeeping
 from agents.notices import SettledNotices
 from agents.positions import ConsumerPositions
+from agents.postponing import Postponing
 from agents.progress import ConsumerProgress
 from agents.settlement import Settlement
 from agents.streams import leave_without_acknowledging, run_agent
@@ -164,6 +165,7 @@ class Worker:
         registry = load_registry()
         dead_letters = DeadLetters(self._publisher(DEAD_LETTER, DeadLetter), _now)
         settlement = Settlement(self.database)
+        postponing = Postponing(self.database)
         notices = SettledNotices(self._publisher(SETTLED, SettledDeltas), _now)
         self.app.before_stop.append(notices.flush)
         family_topics = {family: self._topic(family_topic(family), HandlerBatch) for family in FAMILIES}
@@ -172,10 +174,13 @@ class Worker:
             {family: Publisher(topic, self.app.broker_state) for family, topic in family_topics.items()},
             dead_letters,
             self.progress,
+            postponing,
         )
         self._agent("dispatcher", self._topic(RAW_EVENTS, RawEventBatch), dispatcher)
         for family, topic in family_topics.items():
-            loop = HandlerLoop(family, registry, settlement, self.progress, dead_letters, notices, self, _now)
+            loop = HandlerLoop(
+                family, registry, settlement, self.progress, dead_letters, notices, self, _now, postponing
+            )
             self._agent(family, topic, loop)
         self._agent("aggregator", self._topic(SETTLED, SettledDeltas), Aggregator(table, dead_letters))
 

@@ -14,7 +14,7 @@ from boost_streams.errors import BoostError
 from boost_streams.settings import Settings
 from boost_streams.topics import check_topics
 from db.batches import backlog_across_projects
-from db.migrate import schema_revision
+from db.migrate import schema_fits, schema_revision
 from db.migrations import HEAD
 from db.partitions import DAYS_AHEAD, existing_days, has_partition_for_next_hour
 from db.pool import Connection
@@ -69,13 +69,14 @@ async def _check_connected(connection: Connection, settings: Settings) -> AsyncI
     for finding in roles:
         yield finding
     revision = await schema_revision(connection)
-    if revision != HEAD:
+    if not schema_fits(revision):
         found = "has no schema yet" if revision is None else f"revision {revision}, this release needs {HEAD}"
         yield Finding("error", "migrations", found, _MIGRATE)
         if revision is None:
             return
     else:
-        yield Finding("ok", "migrations", f"revision {revision}")
+        newer = "" if revision == HEAD else f", of a newer release; this one needs {HEAD} or newer"
+        yield Finding("ok", "migrations", f"revision {revision}{newer}")
     yield await _check_partitions(connection)
     if all(finding.level == "ok" for finding in roles):
         await act_as_pipeline(connection)
