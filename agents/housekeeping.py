@@ -21,6 +21,7 @@ from db.intake import swap_key_generations_across_projects
 from db.partitions import drop_expired_partitions, ensure_partitions
 from db.pool import Database
 from db.retention import delete_expired_events_across_projects
+from db.server import server_facts
 from db.workers import (
     DEAD_AFTER_SECONDS,
     bury_dead_workers_across_projects,
@@ -47,13 +48,21 @@ class Housekeeping(Service):
     logger = logging.getLogger(__name__)
 
     def __init__(
-        self, settings: Settings, database: Database, ledger: Ledger, positions: Positions, **kwargs: Any
+        self,
+        settings: Settings,
+        database: Database,
+        ledger: Ledger,
+        positions: Positions,
+        refuse: Callable[[], None],
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self._settings = settings
         self._database = database
         self._ledger = ledger
         self._positions = positions
+        #: Ends the process: in production a server that loses what it acknowledged is not worked with.
+        self._refuse = refuse
         self._beating_since: float | None = None
         self.opened = asyncio.Event()
 
@@ -67,8 +76,24 @@ class Housekeeping(Service):
         except BoostError as error:
             _log.warning("waiting for PostgreSQL", action="database_wait", error=error.message)
             return False
+        await self._refuse_what_loses_events()
         self.opened.set()
         return True
+
+    async def _refuse_what_loses_events(self) -> None:
+        """Look at what the server does with a commit before anything is committed: it may have to outlive a crash."""
+        try:
+            async with self._database.across_projects() as connection:
+                problem = (await server_facts(connection)).durability_problem
+        except BoostError as error:
+            _log.warning("durability not known", action="durability", error=error.message)
+            return
+        if problem is None:
+            return
+        if self._settings.production:
+            _log.error("PostgreSQL would lose accepted events: not starting", action="durability", error=problem)
+            self._refuse()
+        _log.warning("PostgreSQL may lose accepted events", action="durability", error=problem)
 
     @Service.task
     async def _stay_alive(self) -> None:

@@ -1,8 +1,8 @@
 """Sends records of a newer release back for later: while two releases run side by side, each gets the other's messages.
 
 Nothing of such a record is understood but the keys of its events, which no release changes. What owns these events is
-marked as not published, due after a pause: a sweeper, of whichever release, publishes them again from PostgreSQL in its own
-version, to whichever worker comes by. The message itself is acknowledged, so that its partition goes on.
+marked as not published, due after a pause: a sweeper, of whichever release, publishes them again from PostgreSQL in its
+own version, to whichever worker comes by. The message itself is acknowledged, so that its partition goes on.
 """
 
 from __future__ import annotations

@@ -18,71 +18,25 @@ from aiohttp.web import AppRunner
 from faust.app.base import BootStrategy
 from mode import Service, ServiceT
 
-from boost_streams.errors import BoostError, BrokerAway, TopicMismatch
+from boost_streams.broker_gate import BrokerGate
 from boost_streams.kafka_client import ssl_context
 from boost_streams.listener import accept_what_waits, end_connections
 from boost_streams.logs import configure_structlog, get_logger, logging_config
 from boost_streams.monitor import QuietMonitor
-from boost_streams.publishing import BrokerState, reachable
+from boost_streams.publishing import BrokerState
 from boost_streams.settings import Settings
-from boost_streams.topics import ensure_topics, group_id, max_message_bytes, partitions_of
+from boost_streams.topics import group_id, max_message_bytes, partitions_of
 
-#: How often the gate looks for a broker that is away (seconds).
-_GATE_SECONDS = 0.5
 #: How long requests that are being answered may take once the worker stops (seconds).
 HANDLERS_SECONDS = 2.0
 #: How long clients may take to close what was closed for writing (seconds).
 LINGER_SECONDS = 0.2
-#: The worker's exit code when the topics do not fit the settings, and when it cannot start for any other reason.
-EXIT_CONFIGURATION = 2
+#: The worker's exit code when it cannot start, but for a wrong configuration.
 EXIT_NOT_STARTED = 1
 
 _log = get_logger(__name__)
 
 Hook = Callable[[], Awaitable[None]]
-
-
-class BrokerGate(Service):
-    """Holds back producer, consumer and agents until the broker answers and the topics fit."""
-
-    logger = logging.getLogger(__name__)
-
-    def __init__(self, settings: Settings, state: BrokerState, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._settings = settings
-        self._state = state
-        self.mismatch: BoostError | None = None
-
-    async def on_start(self) -> None:
-        """Wait for the broker, then create or check the topics."""
-        said: set[str] = set()
-        while not self.should_stop:
-            problem = f"no answer from {', '.join(self._settings.brokers)}"
-            if await reachable(self._settings.brokers):
-                try:
-                    created = await ensure_topics(self._settings)
-                except TopicMismatch as error:
-                    _log.error("topics do not fit", action="topics_check", error=error.message)
-                    self.mismatch = error
-                    raise SystemExit(EXIT_CONFIGURATION) from error
-                except BrokerAway as error:
-                    self._state.failed(error)
-                    problem = error.message
-                else:
-                    if created:
-                        _log.info("topics created", action="topics_create", count=len(created))
-                    return
-            else:
-                self._state.failed(BrokerAway(problem))
-            if problem not in said:
-                said.add(problem)
-                _log.warning(
-                    "waiting for the broker",
-                    action="broker_wait",
-                    brokers=",".join(self._settings.brokers),
-                    error=problem,
-                )
-            await self.sleep(_GATE_SECONDS)
 
 
 class Boot(BootStrategy):
@@ -243,6 +197,8 @@ def create_app(settings: Settings, web_options: dict[str, Any]) -> BoostApp:
     state = BrokerState(settings.brokers)
     return BoostApp(
         group_id(settings),
+        # Faust lets variables of the environment (PRODUCER_ACKS=0) override what is set here; ours are in settings.py.
+        env={},
         boost_settings=settings,
         broker_state=state,
         broker=[f"kafka://{broker}" for broker in settings.brokers],

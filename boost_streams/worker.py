@@ -31,7 +31,8 @@ from agents.progress import ConsumerProgress
 from agents.settlement import Settlement
 from agents.streams import leave_without_acknowledging, run_agent
 from agents.sweeper import Hops, Sweeper
-from boost_streams.app import EXIT_CONFIGURATION, create_app
+from boost_streams.app import create_app
+from boost_streams.broker_gate import EXIT_CONFIGURATION
 from boost_streams.errors import ConfigurationError
 from boost_streams.kafka_client import mend_closed_connections
 from boost_streams.ledger import Ledger
@@ -105,7 +106,9 @@ class Worker:
             self.app, self.progress, hop_topics, lambda: self.app.broker_state.worth_trying
         )
         self.raw = self._publisher(RAW_EVENTS, RawEventBatch)
-        self.housekeeping = Housekeeping(settings, self.database, self.ledger, self._positions_or_nothing)
+        self.housekeeping = Housekeeping(
+            settings, self.database, self.ledger, self._positions_or_nothing, refuse=_leave_misconfigured
+        )
         self.app.own_services = [self.housekeeping]
         self.sweeper = Sweeper(
             self.database,
@@ -268,6 +271,13 @@ class Worker:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(EXIT_CONFIGURATION if self.app.gate.mismatch else self.app.exit_code)
+
+
+def _leave_misconfigured() -> None:
+    """End the process before it has done anything: what its servers are set to, which the log says, loses events."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(EXIT_CONFIGURATION)
 
 
 def _collect_seldom() -> None:

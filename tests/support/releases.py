@@ -14,7 +14,7 @@ from tests.support.statements import statements
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("boost_streams", "agents", "tables", "web", "db")
-#: The commit of the release before. With a release it becomes that release's, and `make previous-statements` is run there.
+#: The commit of the release before. With a release it becomes that release's, and this module is run there once.
 PREVIOUS = "8e5720e6ea20bb0a4ee12f42675417a292ef2d21"
 #: Its statements, for where git has not got the commit (a shallow checkout).
 PREVIOUS_STATEMENTS = ROOT / "tests" / "integration" / "previous_statements.json"
