@@ -18,6 +18,7 @@ from boost_streams.ledger import Ledger
 from boost_streams.logs import get_logger
 from boost_streams.settings import Settings
 from db.intake import swap_key_generations_across_projects
+from db.journey import forget_publishes_across_projects
 from db.partitions import drop_expired_partitions, ensure_partitions
 from db.pool import Database
 from db.retention import delete_expired_events_across_projects
@@ -162,6 +163,7 @@ class Housekeeping(Service):
         async with self._database.across_projects() as connection:
             for project_id, count in (await delete_expired_events_across_projects(connection)).items():
                 _log.info("expired events deleted", action="events_expire", project_id=str(project_id), count=count)
+            await forget_publishes_across_projects(connection)
             if await swap_key_generations_across_projects(connection, self._settings.idempotency_days):
                 _log.info("messageId keys swapped", action="keys_swap")
 

@@ -13,6 +13,7 @@ import msgspec
 
 from boost_streams.event_id import day_of
 from boost_streams.records import EventRecord
+from db.journey import note_publishes_across_projects
 from db.pool import Connection
 
 #: The longest pause between two publishes of the same batch (seconds).
@@ -173,6 +174,7 @@ async def claim_due_batches_across_projects(
         rows = await connection.fetch(
             _CLAIM_BATCHES, sorted(chosen), claim.pause_seconds, LONGEST_PAUSE_SECONDS, claim.worker_id, claim.seq
         )
+        await note_publishes_across_projects(connection, sorted(chosen), [0] * len(chosen), claim.worker_id)
     claimed = []
     for row in rows:
         pending = await connection.fetch(_PENDING_OF_BATCH, row["project_ids"], row["first_id"], row["last_id"])
@@ -201,6 +203,8 @@ async def claim_due_retries_across_projects(
             claim.worker_id,
             claim.seq,
         )
+        ids, attempts = [row["event_id"] for row in rows], [row["attempt"] for row in rows]
+        await note_publishes_across_projects(connection, ids, attempts, claim.worker_id)
     by_day: dict[dt.date, list[Any]] = defaultdict(list)
     for row in rows:
         by_day[day_of(row["event_id"])].append(row)
