@@ -25,8 +25,10 @@ from boost_streams.logs import configure_structlog, get_logger, logging_config
 from boost_streams.monitor import QuietMonitor
 from boost_streams.publishing import BrokerState
 from boost_streams.settings import Settings
-from boost_streams.topics import group_id, max_message_bytes, partitions_of
+from boost_streams.topics import ensure_topics, group_id, max_message_bytes, partitions_of, topic_specs
 
+#: How often a worker looks whether its topics are still there (seconds).
+TOPICS_SECONDS = 3.0
 #: How long requests that are being answered may take once the worker stops (seconds).
 HANDLERS_SECONDS = 2.0
 #: How long clients may take to close what was closed for writing (seconds).
@@ -71,9 +73,10 @@ class ProducerReady(Service):
 
     logger = logging.getLogger(__name__)
 
-    def __init__(self, app: faust.App, state: BrokerState, **kwargs: Any) -> None:
+    def __init__(self, app: faust.App, settings: Settings, state: BrokerState, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._app = app
+        self._settings = settings
         self._state = state
 
     async def on_start(self) -> None:
@@ -84,6 +87,32 @@ class ProducerReady(Service):
     @Service.task
     async def _watch(self) -> None:
         await self._state.watch(self._ask)
+
+    @Service.task
+    async def _keep_topics(self) -> None:
+        """Make topics that went away while this worker runs: a Kafka that lost its disk comes back empty."""
+        while not self.should_stop:
+            await self.sleep(TOPICS_SECONDS)
+            if not self._state.worth_trying:
+                continue
+            try:
+                async with asyncio.timeout(TOPICS_SECONDS * 4):
+                    await self._make_missing_topics()
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                _log.warning(
+                    "topics not looked after", action="topics_create", error=f"{type(error).__name__}: {error}"
+                )
+
+    async def _make_missing_topics(self) -> None:
+        producer: Any = self._app.producer
+        metadata = await producer._producer.client.fetch_all_metadata()
+        if {spec.name for spec in topic_specs(self._settings)} <= metadata.topics():
+            return
+        created = await ensure_topics(self._settings)
+        if created:
+            _log.warning("topics were gone and are made again", action="topics_create", count=len(created))
 
     async def _ask(self) -> None:
         producer: Any = self._app.producer
@@ -104,7 +133,7 @@ class BoostApp(faust.App):
         self.boost_settings = boost_settings
         self.broker_state = broker_state
         self.gate = BrokerGate(boost_settings, broker_state)
-        self.producer_ready = ProducerReady(self, broker_state)
+        self.producer_ready = ProducerReady(self, boost_settings, broker_state)
         self.own_services: list[ServiceT] = []
         self.before_stop: list[Hook] = []
         self.after_stop: list[Hook] = []

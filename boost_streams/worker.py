@@ -224,7 +224,11 @@ class Worker:
         if not self.consumes:
             return None
         try:
-            return await self.positions()
+            positions = await self.positions()
+            if self.progress.made_anew:
+                await self.sweeper.release_published()
+                self.progress.made_anew.clear()
+            return positions
         except TimeoutError:
             if self.positions.stalled:
                 _log.error("the consumer is stuck; leaving without acknowledging", action="consumer_stuck")

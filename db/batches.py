@@ -55,6 +55,21 @@ _RELEASE_ALL = "UPDATE event_batches SET last_published_at = NULL, due_at = now(
 _RELEASE_ALL_RETRIES = """
 UPDATE event_retries SET last_published_at = NULL, due_at = now() WHERE last_published_at IS NOT NULL
 """
+# The same in pieces, for when settling goes on meanwhile: rows in the order in which settling locks them.
+_RELEASE_PUBLISHED = """
+WITH mine AS (
+    SELECT id FROM event_batches WHERE last_published_at < $1 ORDER BY id LIMIT $2 FOR UPDATE)
+UPDATE event_batches b SET last_published_at = NULL, due_at = now() FROM mine m WHERE b.id = m.id
+"""
+_RELEASE_PUBLISHED_RETRIES = """
+WITH mine AS (
+    SELECT project_id, event_id FROM event_retries WHERE last_published_at < $1
+    ORDER BY project_id, event_id LIMIT $2 FOR UPDATE)
+UPDATE event_retries r SET last_published_at = NULL, due_at = now() FROM mine m
+WHERE r.project_id = m.project_id AND r.event_id = m.event_id
+"""
+_NOW = "SELECT now()"
+_MOST_RELEASED = 2000
 _LOCK_BATCH = "SELECT project_ids, first_id, last_id FROM event_batches WHERE id = $1 FOR UPDATE"
 _COUNT_PENDING = """
 SELECT count(*) FROM events
@@ -265,6 +280,19 @@ async def release_everything_across_projects(connection: Connection) -> int:
         tag: str = await connection.execute(_RELEASE_ALL)
         await connection.execute(_RELEASE_ALL_RETRIES)
     return int(tag.rpartition(" ")[2])
+
+
+async def release_published_across_projects(connection: Connection) -> int:
+    """Say that nothing of what was published until now is on the broker; return how many batches and retries."""
+    now = await connection.fetchval(_NOW)
+    released = 0
+    for statement in (_RELEASE_PUBLISHED, _RELEASE_PUBLISHED_RETRIES):
+        count = _MOST_RELEASED
+        while count == _MOST_RELEASED:
+            tag: str = await connection.execute(statement, now, _MOST_RELEASED)
+            count = int(tag.rpartition(" ")[2])
+            released += count
+    return released
 
 
 async def reconcile_batch_across_projects(connection: Connection, batch_id: UUID) -> int:
