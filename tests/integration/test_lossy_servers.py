@@ -1,4 +1,4 @@
-"""A PostgreSQL that may lose what it acknowledged: refused in production, said in health and by boost doctor elsewhere."""
+"""A PostgreSQL that may lose what it acknowledged is refused in production; what else may lose something is told."""
 
 from __future__ import annotations
 
