@@ -35,6 +35,7 @@ _DAY_MS = 86_400_000
 _SETTLE_SECONDS = 0.1
 #: Answers of a cluster that is still starting: no leader, timed out, coordinator loading or away, no controller.
 _PASSING = (5, 7, 14, 15, 41)
+_LIMIT = "max.message.bytes"
 _SMALLEST_LIMIT = 4 * 1024 * 1024
 
 
@@ -215,7 +216,7 @@ async def _mismatches(admin: Any, specs: list[TopicSpec]) -> list[FieldProblem]:
         return []
     described = {topic["topic"]: topic for topic in await admin.describe_topics([spec.name for spec in specs])}
     configs = await _configs(admin, [spec.name for spec in specs])
-    limits = {name: int(config["max.message.bytes"]) for name, config in configs.items()}
+    limits = {name: int(config[_LIMIT]) for name, config in configs.items() if _LIMIT in config}
     problems = []
     for spec in specs:
         partitions = described[spec.name]["partitions"]

@@ -146,7 +146,7 @@ async def test_the_statements_of_the_release_before_fit_todays_schema(database_u
     statements: dict[str, dict[str, Any]] = json.loads(PREVIOUS_STATEMENTS.read_text())
     assert len(statements) > 50
     problems = []
-    connection = await asyncpg.connect(database_url)
+    connection = await asyncpg.connect(database_url, statement_cache_size=0)
     try:
         for name, statement in statements.items():
             if statement["sql"].lstrip().startswith(("TRUNCATE", "LOCK")):

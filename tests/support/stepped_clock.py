@@ -37,5 +37,5 @@ class SteppedClock:
     def step(self, seconds: int) -> None:
         """Set the clock to so many seconds ahead of the machine's."""
         unfinished = self._file.with_suffix(".new")
-        unfinished.write_text(f"{seconds:+d}s\n")
+        unfinished.write_text(f"{seconds:+d}\n")
         unfinished.rename(self._file)
