@@ -110,14 +110,15 @@ class Sweeper:
         return await self._guarded(self._drain_stuck)
 
     async def release_published(self) -> None:
-        """Have everything that is not settled published again: a topic that held some of it was made anew, empty.
+        """Have everything that is not settled published again: topics that may have held some of it are new, and empty.
 
         Raises:
             Unavailable: The database is away.
         """
         async with self._database.across_projects() as connection:
             released = await release_published_across_projects(connection)
-        _log.warning("topics are new and empty; publishing again", action="sweep_release", count=released)
+        if released:
+            _log.warning("topics are new and empty; publishing again", action="sweep_release", count=released)
 
     async def passed_at(self) -> dt.datetime | None:
         """Return the publish time before which what is unsettled is stuck, or None when nobody knows.

@@ -111,6 +111,7 @@ class ProducerReady(Service):
         if {spec.name for spec in topic_specs(self._settings)} <= metadata.topics():
             return
         created = await ensure_topics(self._settings)
+        self._state.topics_made.update(created)
         if created:
             _log.warning("topics were gone and are made again", action="topics_create", count=len(created))
 

@@ -48,6 +48,7 @@ class BrokerGate(Service):
                     self._state.failed(error)
                     problem = error.message
                 else:
+                    self._state.topics_made.update(created)
                     if created:
                         _log.info("topics created", action="topics_create", count=len(created))
                     await self._warn_of_weak_topics()

@@ -101,6 +101,7 @@ class Worker:
         self.progress = ConsumerProgress()
         hop_topics = [full_name(settings, RAW_EVENTS), *(full_name(settings, family_topic(f)) for f in FAMILIES)]
         self.hops = Hops(hop_topics[0], tuple(hop_topics[1:]), partitions_of(settings))
+        self.hop_topics = frozenset(hop_topics)
         use_acknowledged_commits(self.app, self.progress, hop_topics, embedded_broker=settings.boost_embedded_broker)
         self.positions = ConsumerPositions(
             self.app, self.progress, hop_topics, lambda: self.app.broker_state.worth_trying
@@ -220,14 +221,20 @@ class Worker:
         """Tell whether this worker is stopping."""
         return self.started_draining
 
+    async def _publish_again_if_topics_are_new(self) -> None:
+        made = self.app.broker_state.topics_made & self.hop_topics
+        if made or self.progress.made_anew:
+            await self.sweeper.release_published()
+            self.app.broker_state.topics_made -= made
+            self.progress.made_anew.clear()
+
     async def _positions_or_nothing(self) -> Any:
         if not self.consumes:
+            await self._publish_again_if_topics_are_new()
             return None
         try:
             positions = await self.positions()
-            if self.progress.made_anew:
-                await self.sweeper.release_published()
-                self.progress.made_anew.clear()
+            await self._publish_again_if_topics_are_new()
             return positions
         except TimeoutError:
             if self.positions.stalled:
