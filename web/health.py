@@ -28,8 +28,8 @@ from db.server import Server, server_facts, workers_alive_across_projects
 from db.workers import Progress, progress_across_projects
 from web.services import json_response, services_of
 
-#: How long one check may take (seconds).
-DEADLINE_SECONDS = 2.0
+#: How long one check may take (seconds): less than a request may.
+DEADLINE_SECONDS = 1.5
 #: How long the answer of a server is good for (seconds).
 REMEMBER_SECONDS = 0.5
 
