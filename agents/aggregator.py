@@ -6,7 +6,7 @@ from typing import Any
 
 from agents.dead_letters import DeadLetters
 from boost_streams.logs import get_logger
-from boost_streams.records import SettledDeltas
+from boost_streams.records import Newer, SettledDeltas
 from tables.live_counts import add_deltas
 
 _log = get_logger(__name__)
@@ -24,6 +24,8 @@ class Aggregator:
         async for event in stream.events():
             deltas = event.value
             try:
+                if isinstance(deltas, Newer):
+                    continue  # a newer release counts it in what it shows; here the view goes without
                 if not isinstance(deltas, SettledDeltas):
                     await self._dead_letters.malformed(deltas)
                     continue

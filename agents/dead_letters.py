@@ -11,7 +11,7 @@ from boost_streams.errors import BrokerAway
 from boost_streams.logs import get_logger
 from boost_streams.metrics import MESSAGES_MALFORMED
 from boost_streams.publishing import Publisher
-from boost_streams.records import DeadLetter, Malformed, UnknownSchemaVersion
+from boost_streams.records import DeadLetter, Malformed
 
 #: How much of an unreadable message is kept (bytes).
 MOST_KEPT_BYTES = 256 * 1024
@@ -30,16 +30,10 @@ class DeadLetters:
         self._now = now
 
     async def malformed(self, message: Malformed) -> None:
-        """Write a message that could not be decoded, with its topic, partition, offset and error.
-
-        One written by a newer release is left alone: the sweeper publishes its events again, and a worker of that
-        release takes them.
-        """
+        """Write a message that could not be decoded, with its topic, partition, offset and error."""
         MESSAGES_MALFORMED.labels(topic=message.topic).inc()
         where = {"topic": message.topic, "partition": message.partition, "offset": message.offset}
         _log.error("a message could not be read", action="dead_letter", error=message.error, **where)
-        if message.error.startswith(UnknownSchemaVersion.__name__):
-            return
         kept = base64.b64encode(message.raw[:MOST_KEPT_BYTES]).decode()
         await self._deliver(
             DeadLetter(reason="malformed", error=message.error, at=self._now(), message_base64=kept, **where)  # type: ignore[arg-type]

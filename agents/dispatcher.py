@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from agents.dead_letters import DeadLetters
+from agents.postponing import Postponing
 from agents.progress import ConsumerProgress
 from agents.registry import Registry
 from agents.streams import Taken, acknowledge, in_two_stages, ready_batches
 from boost_streams.errors import BrokerAway
 from boost_streams.logs import get_logger
 from boost_streams.publishing import Publisher
-from boost_streams.records import EventRecord, HandlerBatch, Malformed, RawEventBatch
+from boost_streams.records import EventRecord, HandlerBatch, Malformed, Newer, RawEventBatch
 
 #: About how many events the dispatcher takes at a time.
 MOST_EVENTS = 4000
@@ -66,7 +67,9 @@ class Dispatcher:
         publishers: dict[str, Publisher],
         dead_letters: DeadLetters,
         progress: ConsumerProgress,
+        postponing: Postponing,
     ) -> None:
+        self._postponing = postponing
         self._registry = registry
         self._publishers = publishers
         self._dead_letters = dead_letters
@@ -79,7 +82,8 @@ class Dispatcher:
         await in_two_stages(batches, self.split, self._forward_and_acknowledge)
 
     async def split(self, taken: Sequence[Taken]) -> list[HandlerBatch]:
-        """Return what these messages are forwarded as; those that cannot be read become dead letters."""
+        """Return what these messages are forwarded as; those that cannot be read are dealt with."""
+        await self._postponing.postpone([message.value for message in taken if isinstance(message.value, Newer)])
         for message in taken:
             if isinstance(message.value, Malformed):
                 await self._dead_letters.malformed(message.value)

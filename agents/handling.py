@@ -14,6 +14,7 @@ import msgspec
 from agents.dead_letters import DeadLetters
 from agents.effects import Settled
 from agents.notices import SettledNotices
+from agents.postponing import Postponing
 from agents.progress import ConsumerProgress
 from agents.registry import Handler, Registry
 from agents.settlement import Settlement, add_up
@@ -21,7 +22,7 @@ from agents.streams import Taken, acknowledge, in_two_stages, ready_batches
 from boost_streams.events import Event
 from boost_streams.logs import frames_of, get_logger
 from boost_streams.outcomes import Failed, Outcome, Processed, TryAgain, failed, try_again
-from boost_streams.records import DeadLetter, EventRecord, HandlerBatch, Malformed
+from boost_streams.records import DeadLetter, EventRecord, HandlerBatch, Malformed, Newer
 from db.settlement import FirstAttempts
 
 #: About how many events are handled and settled together.
@@ -48,8 +49,10 @@ class HandlerLoop:
         notices: SettledNotices,
         services: Any,
         now: Callable[[], dt.datetime],
+        postponing: Postponing,
     ) -> None:
         self.family = family
+        self._postponing = postponing
         self._registry = registry
         self._settlement = settlement
         self._progress = progress
@@ -66,7 +69,8 @@ class HandlerLoop:
         await in_two_stages(batches, self.handle, self._settle_and_acknowledge)
 
     async def handle(self, taken: Sequence[Taken]) -> _Handled:
-        """Handle the events of these messages and add up; messages that cannot be read become dead letters."""
+        """Handle the events of these messages and add up; messages that cannot be read are dealt with."""
+        await self._postponing.postpone([message.value for message in taken if isinstance(message.value, Newer)])
         records: list[EventRecord] = []
         for message in taken:
             if isinstance(message.value, Malformed):

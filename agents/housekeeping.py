@@ -18,9 +18,11 @@ from boost_streams.ledger import Ledger
 from boost_streams.logs import get_logger
 from boost_streams.settings import Settings
 from db.intake import swap_key_generations_across_projects
+from db.journey import forget_publishes_across_projects
 from db.partitions import drop_expired_partitions, ensure_partitions
 from db.pool import Database
 from db.retention import delete_expired_events_across_projects
+from db.server import server_facts
 from db.workers import (
     DEAD_AFTER_SECONDS,
     bury_dead_workers_across_projects,
@@ -47,13 +49,21 @@ class Housekeeping(Service):
     logger = logging.getLogger(__name__)
 
     def __init__(
-        self, settings: Settings, database: Database, ledger: Ledger, positions: Positions, **kwargs: Any
+        self,
+        settings: Settings,
+        database: Database,
+        ledger: Ledger,
+        positions: Positions,
+        refuse: Callable[[], None],
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self._settings = settings
         self._database = database
         self._ledger = ledger
         self._positions = positions
+        #: Ends the process: in production a server that loses what it acknowledged is not worked with.
+        self._refuse = refuse
         self._beating_since: float | None = None
         self.opened = asyncio.Event()
 
@@ -67,8 +77,24 @@ class Housekeeping(Service):
         except BoostError as error:
             _log.warning("waiting for PostgreSQL", action="database_wait", error=error.message)
             return False
+        await self._refuse_what_loses_events()
         self.opened.set()
         return True
+
+    async def _refuse_what_loses_events(self) -> None:
+        """Look at what the server does with a commit before anything is committed: it may have to outlive a crash."""
+        try:
+            async with self._database.across_projects() as connection:
+                problem = (await server_facts(connection)).durability_problem
+        except BoostError as error:
+            _log.warning("durability not known", action="durability", error=error.message)
+            return
+        if problem is None:
+            return
+        if self._settings.production:
+            _log.error("PostgreSQL would lose accepted events: not starting", action="durability", error=problem)
+            self._refuse()
+        _log.warning("PostgreSQL may lose accepted events", action="durability", error=problem)
 
     @Service.task
     async def _stay_alive(self) -> None:
@@ -137,6 +163,7 @@ class Housekeeping(Service):
         async with self._database.across_projects() as connection:
             for project_id, count in (await delete_expired_events_across_projects(connection)).items():
                 _log.info("expired events deleted", action="events_expire", project_id=str(project_id), count=count)
+            await forget_publishes_across_projects(connection)
             if await swap_key_generations_across_projects(connection, self._settings.idempotency_days):
                 _log.info("messageId keys swapped", action="keys_swap")
 

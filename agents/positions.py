@@ -68,6 +68,8 @@ class ConsumerPositions:
                 tp.topic, tp.partition, committed=committed, beginning=beginnings[tp], end=ends[tp], known=known[tp]
             )
             if dropped is not None:
+                if (tp.topic, tp.partition) in self._progress.made_anew:
+                    app.consumer._committed_offset[tp] = None  # that of a partition that is gone
                 _log.warning("reading again", action="seek", topic=tp.topic, partition=tp.partition, offset=dropped)
                 await app.consumer.seek(tp, dropped)
             positions.append((tp.topic, tp.partition, self._progress.position(tp.topic, tp.partition, end=ends[tp])))

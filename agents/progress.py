@@ -42,6 +42,8 @@ class ConsumerProgress:
         self._partitions: dict[tuple[str, int], _Partition] = {}
         #: Set when the worker stops: nothing more is taken, what is in hand is finished.
         self.closed = False
+        #: Partitions that were made anew, empty, since whoever has to know was told: what they held is gone.
+        self.made_anew: set[tuple[str, int]] = set()
 
     def _of(self, topic: str, partition: int) -> _Partition:
         return self._partitions.setdefault((topic, partition), _Partition())
@@ -85,6 +87,8 @@ class ConsumerProgress:
     ) -> int | None:
         """Take in where the broker stands; return the offset to read again when a message was dropped.
 
+        That is the first one when the partition was made anew: the consumer takes its offsets for known ones.
+
         Args:
             topic: The topic's name.
             partition: Its partition.
@@ -97,7 +101,8 @@ class ConsumerProgress:
         if end < known:
             # The topic was made anew, empty: what was known of the old one says nothing of this one.
             self._partitions[topic, partition] = _Partition(frontier=beginning)
-            return None
+            self.made_anew.add((topic, partition))
+            return beginning
         state.advance(max(beginning, committed or 0))
         if state.frontier >= end or state.frontier in state.in_hand or state.waited_at != state.frontier:
             state.waited_at, state.waited = state.frontier, 0

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from agents.progress import ConsumerProgress
 from boost_streams.logs import get_logger
-from boost_streams.records import Malformed
+from boost_streams.records import Malformed, Newer
 
 #: The exit code of a worker that left rather than let Faust acknowledge work that is not done.
 EXIT_UNACKNOWLEDGED = 75
@@ -104,7 +104,7 @@ async def _read(stream: Any, inbox: asyncio.Queue[Taken | BaseException], progre
             if progress.closed:
                 await asyncio.Event().wait()  # until cancelled: this message is not acknowledged and comes again
             taken = Taken(stream, event)
-            published_at = None if isinstance(taken.value, Malformed) else taken.value.published_at
+            published_at = None if isinstance(taken.value, Malformed | Newer) else taken.value.published_at
             progress.took(taken.topic, taken.partition, taken.offset, published_at)
             await inbox.put(taken)
     except asyncio.CancelledError:

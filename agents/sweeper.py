@@ -31,6 +31,7 @@ from db.batches import (
     claim_due_batches_across_projects,
     claim_due_retries_across_projects,
     release_claim_across_projects,
+    release_published_across_projects,
 )
 from db.pool import Database
 from db.workers import Progress, progress_across_projects
@@ -107,6 +108,17 @@ class Sweeper:
     async def sweep_stuck(self) -> int:
         """Publish what consumers passed by and did not settle, as well; return how many events."""
         return await self._guarded(self._drain_stuck)
+
+    async def release_published(self) -> None:
+        """Have everything that is not settled published again: topics that may have held some of it are new, and empty.
+
+        Raises:
+            Unavailable: The database is away.
+        """
+        async with self._database.across_projects() as connection:
+            released = await release_published_across_projects(connection)
+        if released:
+            _log.warning("topics are new and empty; publishing again", action="sweep_release", count=released)
 
     async def passed_at(self) -> dt.datetime | None:
         """Return the publish time before which what is unsettled is stuck, or None when nobody knows.

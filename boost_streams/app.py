@@ -18,21 +18,23 @@ from aiohttp.web import AppRunner, RequestHandler, Server
 from faust.app.base import BootStrategy
 from mode import Service, ServiceT
 
-from boost_streams.errors import BoostError, BrokerAway, TopicMismatch
+from boost_streams.broker_gate import BrokerGate
 from boost_streams.kafka_client import ssl_context
+from boost_streams.listener import accept_what_waits, end_connections
 from boost_streams.logs import configure_structlog, get_logger, logging_config
 from boost_streams.monitor import QuietMonitor
 from boost_streams.producer import RecordProducer
-from boost_streams.publishing import BrokerState, reachable
+from boost_streams.publishing import BrokerState
 from boost_streams.settings import Settings
-from boost_streams.topics import ensure_topics, group_id, max_message_bytes, partitions_of
+from boost_streams.topics import ensure_topics, group_id, max_message_bytes, partitions_of, topic_specs
 
-#: How often the gate looks for a broker that is away (seconds).
-_GATE_SECONDS = 0.5
+#: How often a worker looks whether its topics are still there (seconds).
+TOPICS_SECONDS = 3.0
 #: How long requests that are being answered may take once the worker stops (seconds).
 HANDLERS_SECONDS = 2.0
-#: The worker's exit code when the topics do not fit the settings, and when it cannot start for any other reason.
-EXIT_CONFIGURATION = 2
+#: How long clients may take to close what was closed for writing (seconds).
+LINGER_SECONDS = 0.2
+#: The worker's exit code when it cannot start, but for a wrong configuration.
 EXIT_NOT_STARTED = 1
 
 _log = get_logger(__name__)
@@ -67,49 +69,6 @@ class OwnRunner(AppRunner):
 
     async def _make_server(self) -> Server:
         return OwnServer(await super()._make_server(), self.connection_factory)
-
-
-class BrokerGate(Service):
-    """Holds back producer, consumer and agents until the broker answers and the topics fit."""
-
-    logger = logging.getLogger(__name__)
-
-    def __init__(self, settings: Settings, state: BrokerState, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._settings = settings
-        self._state = state
-        self.mismatch: BoostError | None = None
-
-    async def on_start(self) -> None:
-        """Wait for the broker, then create or check the topics."""
-        said: set[str] = set()
-        while not self.should_stop:
-            problem = f"no answer from {', '.join(self._settings.brokers)}"
-            if await reachable(self._settings.brokers):
-                try:
-                    created = await ensure_topics(self._settings)
-                except TopicMismatch as error:
-                    _log.error("topics do not fit", action="topics_check", error=error.message)
-                    self.mismatch = error
-                    raise SystemExit(EXIT_CONFIGURATION) from error
-                except BrokerAway as error:
-                    self._state.failed(error)
-                    problem = error.message
-                else:
-                    if created:
-                        _log.info("topics created", action="topics_create", count=len(created))
-                    return
-            else:
-                self._state.failed(BrokerAway(problem))
-            if problem not in said:
-                said.add(problem)
-                _log.warning(
-                    "waiting for the broker",
-                    action="broker_wait",
-                    brokers=",".join(self._settings.brokers),
-                    error=problem,
-                )
-            await self.sleep(_GATE_SECONDS)
 
 
 class Boot(BootStrategy):
@@ -150,9 +109,10 @@ class ProducerReady(Service):
 
     logger = logging.getLogger(__name__)
 
-    def __init__(self, app: faust.App, state: BrokerState, **kwargs: Any) -> None:
+    def __init__(self, app: faust.App, settings: Settings, state: BrokerState, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._app = app
+        self._settings = settings
         self._state = state
 
     async def on_start(self) -> None:
@@ -163,6 +123,33 @@ class ProducerReady(Service):
     @Service.task
     async def _watch(self) -> None:
         await self._state.watch(self._ask)
+
+    @Service.task
+    async def _keep_topics(self) -> None:
+        """Make topics that went away while this worker runs: a Kafka that lost its disk comes back empty."""
+        while not self.should_stop:
+            await self.sleep(TOPICS_SECONDS)
+            if not self._state.worth_trying:
+                continue
+            try:
+                async with asyncio.timeout(TOPICS_SECONDS * 4):
+                    await self._make_missing_topics()
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                _log.warning(
+                    "topics not looked after", action="topics_create", error=f"{type(error).__name__}: {error}"
+                )
+
+    async def _make_missing_topics(self) -> None:
+        producer: Any = self._app.producer
+        metadata = await producer._producer.client.fetch_all_metadata()
+        if {spec.name for spec in topic_specs(self._settings)} <= metadata.topics():
+            return
+        created = await ensure_topics(self._settings)
+        self._state.topics_made.update(created)
+        if created:
+            _log.warning("topics were gone and are made again", action="topics_create", count=len(created))
 
     async def _ask(self) -> None:
         producer: Any = self._app.producer
@@ -184,7 +171,7 @@ class BoostApp(faust.App):
         self.broker_state = broker_state
         self.gate = BrokerGate(boost_settings, broker_state)
         self.records = RecordProducer(boost_settings)
-        self.producer_ready = ProducerReady(self, broker_state)
+        self.producer_ready = ProducerReady(self, boost_settings, broker_state)
         self.own_services: list[ServiceT] = []
         self.before_stop: list[Hook] = []
         self.after_stop: list[Hook] = []
@@ -233,11 +220,18 @@ class BoostApp(faust.App):
             raise
 
     async def stop_listening(self) -> None:
-        """Close the listening socket; connections that are open go on."""
+        """Close the listening socket, when what waits there is accepted; connections that are open go on."""
         runner: Any = self.web._runner  # type: ignore[attr-defined]
         runner._shutdown_timeout = HANDLERS_SECONDS
         for site in list(runner.sites):
+            await accept_what_waits(site._server.sockets if site._server is not None else ())
             await site.stop()
+
+    async def end_connections(self, grace: float) -> None:
+        """Answer what comes on open connections for `grace` seconds more, then end those that are idle."""
+        runner: Any = self.web._runner  # type: ignore[attr-defined]
+        if runner.server is not None:
+            await end_connections(runner.server, grace=grace, linger=LINGER_SECONDS)
 
     async def on_stop(self) -> None:
         """Drain before Faust stops anything."""
@@ -275,6 +269,8 @@ def create_app(settings: Settings, web_options: dict[str, Any]) -> BoostApp:
     state = BrokerState(settings.brokers)
     return BoostApp(
         group_id(settings),
+        # Faust lets variables of the environment (PRODUCER_ACKS=0) override what is set here; ours are in settings.py.
+        env={},
         boost_settings=settings,
         broker_state=state,
         broker=[f"kafka://{broker}" for broker in settings.brokers],

@@ -35,4 +35,10 @@ EVENTS_REDELIVERED = Counter(
 MESSAGES_MALFORMED = Counter(
     "boost_messages_malformed", "Messages that could not be decoded, by topic.", ["topic"], registry=REGISTRY
 )
+MESSAGES_POSTPONED = Counter(
+    "boost_messages_postponed",
+    "Messages of a newer release, sent back for later, by topic.",
+    ["topic"],
+    registry=REGISTRY,
+)
 BROKER_UP = Gauge("boost_broker_up", "1 when the last send to the broker was taken.", registry=REGISTRY)

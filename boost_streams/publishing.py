@@ -35,6 +35,8 @@ class BrokerState:
         self.brokers = brokers
         self._problem: str | None = "not connected yet"
         self.ready = False
+        #: Topics that this worker made: nothing that was published before is on them.
+        self.topics_made: set[str] = set()
 
     @property
     def problem(self) -> str | None:

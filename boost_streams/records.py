@@ -114,11 +114,42 @@ class Malformed:
     raw: bytes
 
 
+class EventKey(msgspec.Struct, frozen=True):
+    """Of an event on a record of whatever version: whose it is and which attempt was handed over."""
+
+    id: UUID
+    project_id: UUID
+    attempt: int = 0
+
+
+class _AnyVersion(msgspec.Struct, frozen=True):
+    """What every version of every record has. A release that breaks it strands the release before (docs/adr/0016)."""
+
+    schema_version: int
+    events: list[EventKey] | msgspec.UnsetType = msgspec.UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class Newer:
+    """A record of a newer release, of which only the events' keys are read. It takes the record's place in a stream."""
+
+    topic: str
+    partition: int
+    offset: int
+    schema_version: int
+    events: list[EventKey]
+
+
 RecordT = TypeVar("RecordT", bound=msgspec.Struct)
 
 
 class UnknownSchemaVersion(ValueError):
-    """A record was written by a newer release than this one."""
+    """A record was written by a newer release than this one; says which version, and which events it carries."""
+
+    def __init__(self, schema_version: int, events: list[EventKey]) -> None:
+        super().__init__(f"schema_version {schema_version} is newer than {SCHEMA_VERSION}")
+        self.schema_version = schema_version
+        self.events = events
 
 
 class RecordCodec(Generic[RecordT]):
@@ -128,6 +159,7 @@ class RecordCodec(Generic[RecordT]):
         self.record_type = record_type
         self._encoder = msgspec.json.Encoder()
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(record_type)
+        self._any_version = msgspec.json.Decoder(_AnyVersion)
 
     def encode(self, record: RecordT) -> bytes:
         """Write a record as JSON bytes."""
@@ -144,7 +176,19 @@ class RecordCodec(Generic[RecordT]):
             record: RecordT = self._decoder.decode(data)
         except (UnicodeDecodeError, RecursionError) as error:
             raise msgspec.DecodeError(str(error)) from None
+        except msgspec.DecodeError:
+            self._refuse_newer(data)  # it may have fields that look broken to this release
+            raise
         version = getattr(record, "schema_version", SCHEMA_VERSION)
         if version > SCHEMA_VERSION:
-            raise UnknownSchemaVersion(f"schema_version {version} is newer than {SCHEMA_VERSION}")
+            self._refuse_newer(data)
+            raise UnknownSchemaVersion(version, [])
         return record
+
+    def _refuse_newer(self, data: bytes) -> None:
+        try:
+            found = self._any_version.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return
+        if found.schema_version > SCHEMA_VERSION:
+            raise UnknownSchemaVersion(found.schema_version, found.events or [])

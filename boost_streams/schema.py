@@ -7,7 +7,7 @@ from typing import Any
 import faust
 import msgspec
 
-from boost_streams.records import Malformed, RecordCodec
+from boost_streams.records import Malformed, Newer, RecordCodec, UnknownSchemaVersion
 
 
 class RecordSchema(faust.Schema):  # type: ignore[type-arg]
@@ -22,9 +22,11 @@ class RecordSchema(faust.Schema):  # type: ignore[type-arg]
         return message.key
 
     def loads_value(self, app: Any, message: Any, **_: Any) -> Any:
-        """Return the record, or a `Malformed` value that says where the message stood. Never raises."""
+        """Return the record, or a `Newer` or `Malformed` value that says where the message stood. Never raises."""
         try:
             return self.codec.decode(message.value)
+        except UnknownSchemaVersion as error:
+            return Newer(message.topic, message.partition, message.offset, error.schema_version, error.events)
         except Exception as error:
             raw = message.value if isinstance(message.value, bytes) else b""
             return Malformed(message.topic, message.partition, message.offset, f"{type(error).__name__}: {error}", raw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,7 @@ _DAY_MS = 86_400_000
 _SETTLE_SECONDS = 0.1
 #: Answers of a cluster that is still starting: no leader, timed out, coordinator loading or away, no controller.
 _PASSING = (5, 7, 14, 15, 41)
+_LIMIT = "max.message.bytes"
 _SMALLEST_LIMIT = 4 * 1024 * 1024
 
 
@@ -155,6 +157,42 @@ async def check_topics(settings: Settings) -> tuple[list[str], list[FieldProblem
     return [spec.name for spec in specs if spec.name not in existing], problems
 
 
+async def weak_topics(settings: Settings) -> list[FieldProblem]:
+    """Return what existing topics are set to that lets Kafka lose messages it has acknowledged.
+
+    No event is lost by it, since PostgreSQL publishes again what is not settled; but that takes its time.
+
+    Raises:
+        BrokerAway: No broker answers.
+    """
+    if settings.boost_embedded_broker:
+        return []
+    specs = topic_specs(settings)
+    admin = AIOKafkaAdminClient(**client_options(settings))
+    try:
+        async with asyncio.timeout(20):
+            await admin.start()
+            configs = await _configs(admin, sorted({spec.name for spec in specs} & set(await admin.list_topics())))
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise BrokerAway(f"the topics could not be checked: {str(error) or type(error).__name__}") from error
+    finally:
+        await admin.close()
+    return [problem for spec in specs for problem in weaknesses(spec, configs.get(spec.name, {}))]
+
+
+def weaknesses(spec: TopicSpec, config: Mapping[str, str]) -> list[FieldProblem]:
+    """Return what a topic's configuration lets Kafka lose, and how to change it."""
+    found = []
+    change = f"kafka-configs --alter --topic {spec.name} --add-config"
+    if config.get("unclean.leader.election.enable") == "true":
+        message = "may be led by a broker that lacks acknowledged messages; set "
+        found.append(FieldProblem(spec.name, f"{message}{change} unclean.leader.election.enable=false"))
+    if spec.replication_factor >= 3 and int(config.get("min.insync.replicas", "2")) < 2:
+        message = "acknowledges what one broker alone has; set "
+        found.append(FieldProblem(spec.name, f"{message}{change} min.insync.replicas=2"))
+    return found
+
+
 async def _create(admin: Any, spec: TopicSpec) -> bool:
     """Create a topic; False when somebody else just did."""
     config = {**spec.config, "max.message.bytes": str(spec.max_message_bytes)}
@@ -177,7 +215,8 @@ async def _mismatches(admin: Any, specs: list[TopicSpec]) -> list[FieldProblem]:
     if not specs:
         return []
     described = {topic["topic"]: topic for topic in await admin.describe_topics([spec.name for spec in specs])}
-    limits = await _message_limits(admin, [spec.name for spec in specs])
+    configs = await _configs(admin, [spec.name for spec in specs])
+    limits = {name: int(config[_LIMIT]) for name, config in configs.items() if _LIMIT in config}
     problems = []
     for spec in specs:
         partitions = described[spec.name]["partitions"]
@@ -210,13 +249,13 @@ async def _mismatches(admin: Any, specs: list[TopicSpec]) -> list[FieldProblem]:
     return problems
 
 
-async def _message_limits(admin: Any, names: list[str]) -> dict[str, int]:
+async def _configs(admin: Any, names: list[str]) -> dict[str, dict[str, str]]:
+    """Return the configuration of topics, defaults included."""
+    if not names:
+        return {}
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
-    limits = {}
+    configs: dict[str, dict[str, str]] = {}
     for response in await admin.describe_configs(resources):
         for resource in response.resources:
-            name, entries = resource[3], resource[4]
-            for entry in entries:
-                if entry[0] == "max.message.bytes":
-                    limits[name] = int(entry[1])
-    return limits
+            configs[resource[3]] = {entry[0]: entry[1] for entry in resource[4]}
+    return configs

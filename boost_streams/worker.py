@@ -26,11 +26,13 @@ from agents.handling import HandlerLoop
 from agents.housekeeping import Housekeeping
 from agents.notices import SettledNotices
 from agents.positions import ConsumerPositions
+from agents.postponing import Postponing
 from agents.progress import ConsumerProgress
 from agents.settlement import Settlement
 from agents.streams import leave_without_acknowledging, run_agent
 from agents.sweeper import Hops, Sweeper
-from boost_streams.app import EXIT_CONFIGURATION, create_app
+from boost_streams.app import create_app
+from boost_streams.broker_gate import EXIT_CONFIGURATION
 from boost_streams.errors import ConfigurationError
 from boost_streams.kafka_client import mend_closed_connections
 from boost_streams.ledger import Ledger
@@ -67,6 +69,8 @@ URGENT_SECONDS = 1.0
 #: From SIGTERM: requests in flight and messages in hand get this long, then the process must end (seconds).
 DRAIN_SECONDS = 4.0
 WATCHDOG_SECONDS = 9.0
+#: From SIGTERM: requests on connections that a client kept open are answered for so long (seconds).
+KEEP_ALIVE_SECONDS = 1.0
 CLOSE_SECONDS = 2.5
 #: The exit code of a worker that the watchdog had to end.
 EXIT_WATCHDOG = 70
@@ -98,12 +102,15 @@ class Worker:
         self.progress = ConsumerProgress()
         hop_topics = [full_name(settings, RAW_EVENTS), *(full_name(settings, family_topic(f)) for f in FAMILIES)]
         self.hops = Hops(hop_topics[0], tuple(hop_topics[1:]), partitions_of(settings))
+        self.hop_topics = frozenset(hop_topics)
         use_acknowledged_commits(self.app, self.progress, hop_topics, embedded_broker=settings.boost_embedded_broker)
         self.positions = ConsumerPositions(
             self.app, self.progress, hop_topics, lambda: self.app.broker_state.worth_trying
         )
         self.raw = self._publisher(RAW_EVENTS, RawEventBatch)
-        self.housekeeping = Housekeeping(settings, self.database, self.ledger, self._positions_or_nothing)
+        self.housekeeping = Housekeeping(
+            settings, self.database, self.ledger, self._positions_or_nothing, refuse=_leave_misconfigured
+        )
         self.app.own_services = [self.housekeeping]
         self.sweeper = Sweeper(
             self.database,
@@ -167,6 +174,7 @@ class Worker:
         registry = load_registry()
         dead_letters = DeadLetters(self._publisher(DEAD_LETTER, DeadLetter), _now)
         settlement = Settlement(self.database)
+        postponing = Postponing(self.database)
         notices = SettledNotices(self._publisher(SETTLED, SettledDeltas), _now)
         self.app.before_stop.append(notices.flush)
         family_topics = {family: self._topic(family_topic(family), HandlerBatch) for family in FAMILIES}
@@ -175,10 +183,13 @@ class Worker:
             {family: self._publisher(family_topic(family), HandlerBatch) for family in FAMILIES},
             dead_letters,
             self.progress,
+            postponing,
         )
         self._agent("dispatcher", self._topic(RAW_EVENTS, RawEventBatch), dispatcher)
         for family, topic in family_topics.items():
-            loop = HandlerLoop(family, registry, settlement, self.progress, dead_letters, notices, self, _now)
+            loop = HandlerLoop(
+                family, registry, settlement, self.progress, dead_letters, notices, self, _now, postponing
+            )
             self._agent(family, topic, loop)
         self._agent("aggregator", self._topic(SETTLED, SettledDeltas), Aggregator(table, dead_letters))
 
@@ -215,11 +226,21 @@ class Worker:
         """Tell whether this worker is stopping."""
         return self.started_draining
 
+    async def _publish_again_if_topics_are_new(self) -> None:
+        made = self.app.broker_state.topics_made & self.hop_topics
+        if made or self.progress.made_anew:
+            await self.sweeper.release_published()
+            self.app.broker_state.topics_made -= made
+            self.progress.made_anew.clear()
+
     async def _positions_or_nothing(self) -> Any:
         if not self.consumes:
+            await self._publish_again_if_topics_are_new()
             return None
         try:
-            return await self.positions()
+            positions = await self.positions()
+            await self._publish_again_if_topics_are_new()
+            return positions
         except TimeoutError:
             if self.positions.stalled:
                 _log.error("the consumer is stuck; leaving without acknowledging", action="consumer_stuck")
@@ -234,8 +255,11 @@ class Worker:
         self.progress.closed = True
         _watchdog()
         _log.info("draining", action="drain", worker_id=str(self.ledger.worker_id))
-        deadline = time.monotonic() + DRAIN_SECONDS
+        started = time.monotonic()
+        deadline = started + DRAIN_SECONDS
+        self.app.http[SERVICES].closing = True
         await self.app.stop_listening()
+        await self.app.end_connections(max(0.0, started + KEEP_ALIVE_SECONDS - time.monotonic()))
         await self.intake.drain(DRAIN_SECONDS / 2)
         while self.progress.in_hand and time.monotonic() < deadline:  # noqa: ASYNC110 - polled only while stopping
             await asyncio.sleep(0.02)
@@ -263,6 +287,13 @@ class Worker:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(EXIT_CONFIGURATION if self.app.gate.mismatch else self.app.exit_code)
+
+
+def _leave_misconfigured() -> None:
+    """End the process before it has done anything: what its servers are set to, which the log says, loses events."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(EXIT_CONFIGURATION)
 
 
 def _collect_seldom() -> None:

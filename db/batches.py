@@ -13,6 +13,7 @@ import msgspec
 
 from boost_streams.event_id import day_of
 from boost_streams.records import EventRecord
+from db.journey import note_publishes_across_projects
 from db.pool import Connection
 
 #: The longest pause between two publishes of the same batch (seconds).
@@ -48,12 +49,27 @@ ORDER BY e.id
 """  # noqa: S608 - only column names are put in
 _RELEASE_BATCHES = """
 WITH mine AS (SELECT id FROM event_batches WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE)
-UPDATE event_batches b SET last_published_at = NULL, due_at = now() FROM mine m WHERE b.id = m.id
+UPDATE event_batches b SET last_published_at = NULL, due_at = now() FROM mine m WHERE b.id = m.id RETURNING b.id
 """
 _RELEASE_ALL = "UPDATE event_batches SET last_published_at = NULL, due_at = now()"
 _RELEASE_ALL_RETRIES = """
 UPDATE event_retries SET last_published_at = NULL, due_at = now() WHERE last_published_at IS NOT NULL
 """
+# The same in pieces, for when settling goes on meanwhile: rows in the order in which settling locks them.
+_RELEASE_PUBLISHED = """
+WITH mine AS (
+    SELECT id FROM event_batches WHERE last_published_at < $1 ORDER BY id LIMIT $2 FOR UPDATE)
+UPDATE event_batches b SET last_published_at = NULL, due_at = now() FROM mine m WHERE b.id = m.id
+"""
+_RELEASE_PUBLISHED_RETRIES = """
+WITH mine AS (
+    SELECT project_id, event_id FROM event_retries WHERE last_published_at < $1
+    ORDER BY project_id, event_id LIMIT $2 FOR UPDATE)
+UPDATE event_retries r SET last_published_at = NULL, due_at = now() FROM mine m
+WHERE r.project_id = m.project_id AND r.event_id = m.event_id
+"""
+_NOW = "SELECT now()"
+_MOST_RELEASED = 2000
 _LOCK_BATCH = "SELECT project_ids, first_id, last_id FROM event_batches WHERE id = $1 FOR UPDATE"
 _COUNT_PENDING = """
 SELECT count(*) FROM events
@@ -95,6 +111,24 @@ WITH mine AS (
     ORDER BY project_id, event_id FOR UPDATE)
 UPDATE event_retries r SET last_published_at = NULL, due_at = now() FROM mine m
 WHERE r.project_id = m.project_id AND r.event_id = m.event_id
+"""
+# Only what was published and is not settled: what is unpublished already keeps its time.
+_POSTPONE_BATCHES = """
+WITH mine AS (
+    SELECT id FROM event_batches WHERE id = ANY($1::uuid[]) AND last_published_at IS NOT NULL ORDER BY id FOR UPDATE)
+UPDATE event_batches b SET
+    last_published_at = NULL, due_at = now() + make_interval(secs => least($2 * power(2, least(publish_count, 20)), $3))
+FROM mine m WHERE b.id = m.id
+"""
+_POSTPONE_RETRIES = """
+WITH mine AS (
+    SELECT r.project_id, r.event_id FROM event_retries r
+    JOIN unnest($1::uuid[], $2::uuid[]) AS t (project_id, event_id)
+        ON r.project_id = t.project_id AND r.event_id = t.event_id
+    WHERE r.last_published_at IS NOT NULL ORDER BY r.project_id, r.event_id FOR UPDATE OF r)
+UPDATE event_retries r SET
+    last_published_at = NULL, due_at = now() + make_interval(secs => least($3 * power(2, least(publish_count, 20)), $4))
+FROM mine m WHERE r.project_id = m.project_id AND r.event_id = m.event_id
 """
 _DROP_RETRIES = """
 DELETE FROM event_retries r USING unnest($1::uuid[], $2::uuid[], $3::int[]) AS t (project_id, event_id, attempt)
@@ -155,6 +189,7 @@ async def claim_due_batches_across_projects(
         rows = await connection.fetch(
             _CLAIM_BATCHES, sorted(chosen), claim.pause_seconds, LONGEST_PAUSE_SECONDS, claim.worker_id, claim.seq
         )
+        await note_publishes_across_projects(connection, sorted(chosen), [0] * len(chosen), claim.worker_id)
     claimed = []
     for row in rows:
         pending = await connection.fetch(_PENDING_OF_BATCH, row["project_ids"], row["first_id"], row["last_id"])
@@ -183,6 +218,8 @@ async def claim_due_retries_across_projects(
             claim.worker_id,
             claim.seq,
         )
+        ids, attempts = [row["event_id"] for row in rows], [row["attempt"] for row in rows]
+        await note_publishes_across_projects(connection, ids, attempts, claim.worker_id)
     by_day: dict[dt.date, list[Any]] = defaultdict(list)
     for row in rows:
         by_day[day_of(row["event_id"])].append(row)
@@ -205,9 +242,9 @@ async def _claimed_retries(connection: Connection, rows: Sequence[Any]) -> Claim
     return ClaimedBatch(min(ids), published_at, published_at, records)
 
 
-async def release_batches_across_projects(connection: Connection, batch_ids: Sequence[UUID]) -> None:
-    """Say that these batches are not on the broker: whoever sweeps next publishes them."""
-    await connection.execute(_RELEASE_BATCHES, list(batch_ids))
+async def release_batches_across_projects(connection: Connection, batch_ids: Sequence[UUID]) -> set[UUID]:
+    """Say that these batches are not on the broker: whoever sweeps next publishes them. Return those that exist."""
+    return {row["id"] for row in await connection.fetch(_RELEASE_BATCHES, list(batch_ids))}
 
 
 async def release_claim_across_projects(connection: Connection, worker_id: UUID, seq: int) -> None:
@@ -217,12 +254,45 @@ async def release_claim_across_projects(connection: Connection, worker_id: UUID,
         await connection.execute(_RELEASE_CLAIMED_RETRIES, worker_id, seq)
 
 
+async def postpone_across_projects(
+    connection: Connection,
+    batch_ids: Sequence[UUID],
+    retries: Sequence[tuple[UUID, UUID]],
+    first_pause: float,
+    longest_pause: float,
+) -> None:
+    """Have batches and retries (project, event) published again later, whether or not the broker has them.
+
+    The pause (seconds) doubles with every publish, from the first to the longest. What is settled meanwhile is gone.
+    """
+    async with connection.transaction():
+        await connection.execute(_POSTPONE_BATCHES, list(batch_ids), first_pause, longest_pause)
+        if retries:
+            projects = [project_id for project_id, _ in retries]
+            await connection.execute(
+                _POSTPONE_RETRIES, projects, [event_id for _, event_id in retries], first_pause, longest_pause
+            )
+
+
 async def release_everything_across_projects(connection: Connection) -> int:
     """Say that the broker forgot everything; returns how many batches will be published again."""
     async with connection.transaction():
         tag: str = await connection.execute(_RELEASE_ALL)
         await connection.execute(_RELEASE_ALL_RETRIES)
     return int(tag.rpartition(" ")[2])
+
+
+async def release_published_across_projects(connection: Connection) -> int:
+    """Say that nothing of what was published until now is on the broker; return how many batches and retries."""
+    now = await connection.fetchval(_NOW)
+    released = 0
+    for statement in (_RELEASE_PUBLISHED, _RELEASE_PUBLISHED_RETRIES):
+        count = _MOST_RELEASED
+        while count == _MOST_RELEASED:
+            tag: str = await connection.execute(statement, now, _MOST_RELEASED)
+            count = int(tag.rpartition(" ")[2])
+            released += count
+    return released
 
 
 async def reconcile_batch_across_projects(connection: Connection, batch_id: UUID) -> int:

@@ -37,6 +37,11 @@ async def schema_revision(connection: Any) -> str | None:
     return revision
 
 
+def schema_fits(revision: str | None) -> bool:
+    """Tell whether this release works on a schema: its own, or a newer one. Migrations expand first (docs/adr/0016)."""
+    return revision is not None and revision >= HEAD
+
+
 async def migrate(database_url: str) -> None:
     """Bring the database to the newest schema; a quick look when it is there already.
 
@@ -49,7 +54,7 @@ async def migrate(database_url: str) -> None:
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
         raise Unavailable(f"PostgreSQL does not answer: {error}") from error
     try:
-        if await schema_revision(connection) == HEAD:
+        if schema_fits(await schema_revision(connection)):
             return
     finally:
         await connection.close()

@@ -7,14 +7,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import asyncpg
 
 from boost_streams.errors import Unavailable
+from db.deadline import ANSWER_BY
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -31,6 +33,10 @@ ACQUIRE_SECONDS = 2.0
 CONNECT_SECONDS = 5.0
 #: What a client should wait after "unavailable" (seconds).
 RETRY_AFTER_SECONDS = 1.0
+#: How long the server may take to confirm that a statement was cancelled (seconds).
+_CANCEL_SECONDS = 1.0
+#: What was sent to the server and not answered for so long makes a connection broken (milliseconds).
+_UNACKNOWLEDGED_MS = 4000
 
 #: Every statement of the pools looks rows up by key, so its plan must not hang on statistics: a partition
 #: analysed while empty gets a sequential scan in every cached plan, and keeps it while it fills
@@ -63,6 +69,10 @@ _AWAY = (
 )
 
 
+#: A statement that ends so may still be running.
+_BROKEN_OFF = (TimeoutError, asyncio.CancelledError)
+
+
 @contextmanager
 def database_errors() -> Iterator[None]:
     """Turn "the server is away" in all its forms into `Unavailable`."""
@@ -84,10 +94,24 @@ def _jsonb_in(value: bytes) -> bytes:
 
 
 async def prepare_connection(connection: Any) -> None:
-    """Make `jsonb` travel as the bytes of its text: no decoding where nobody looks inside."""
+    """Make `jsonb` travel as the bytes of its text: no decoding where nobody looks inside.
+
+    And have the kernel give up a connection whose other end is gone without a word, which TCP would try for minutes.
+    """
+    _give_up_silent_peers(connection)
     await connection.set_type_codec(
         "jsonb", schema="pg_catalog", encoder=_jsonb_out, decoder=_jsonb_in, format="binary"
     )
+
+
+def _give_up_silent_peers(connection: Any) -> None:
+    own: Any = connection._transport.get_extra_info("socket")
+    if own is None or own.family not in (socket.AF_INET, socket.AF_INET6) or not hasattr(socket, "TCP_USER_TIMEOUT"):
+        return
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    own.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 2)
+    own.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
 
 
 async def _keep_session(_: Any) -> None:
@@ -97,6 +121,12 @@ async def _keep_session(_: Any) -> None:
     """
 
 
+async def _give_back(pool: asyncpg.Pool[Any], connection: Any) -> None:
+    """Give back a connection whose statement was broken off; it is closed unless the server confirms that in time."""
+    with suppress(Exception):
+        await pool.release(connection, timeout=_CANCEL_SECONDS)
+
+
 class Database:
     """The pools of one process. Open with `open()`, close with `close()`."""
 
@@ -104,6 +134,7 @@ class Database:
         self._url = url
         self._sizes = {"boost_pipeline": pipeline_connections, "boost_tenant": tenant_connections}
         self._pools: dict[str, asyncpg.Pool[Any]] = {}
+        self._giving_back: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Open the pools.
@@ -141,6 +172,8 @@ class Database:
                 "timezone": "UTC",
                 # A transaction whose client froze must not hold its locks for ever.
                 "idle_in_transaction_session_timeout": "30000",
+                # Where the way to the server is cut, nobody tells it that a statement is no longer waited for.
+                "statement_timeout": f"{STATEMENT_SECONDS * 1000:.0f}",
                 **_PLAN_SETTINGS,
             },
         )
@@ -162,7 +195,7 @@ class Database:
             Unavailable: The server does not answer, or every connection is busy for too long.
         """
         with database_errors():
-            async with self._pool("boost_pipeline").acquire(timeout=ACQUIRE_SECONDS) as connection:
+            async with self._lend("boost_pipeline") as connection:
                 yield connection
 
     @asynccontextmanager
@@ -173,12 +206,40 @@ class Database:
             Unavailable: The server does not answer, or every connection is busy for too long.
         """
         with database_errors():
-            async with (
-                self._pool("boost_tenant").acquire(timeout=ACQUIRE_SECONDS) as connection,
-                connection.transaction(),
-            ):
+            async with self._lend("boost_tenant") as connection:
+                transaction = connection.transaction()
+                await transaction.start()
                 await connection.execute(_SET_PROJECT, str(project_id))
+                try:
+                    yield connection
+                except _BROKEN_OFF:
+                    raise  # a server that is frozen would not answer to ROLLBACK either; it comes with giving back
+                except BaseException:
+                    await transaction.rollback()
+                    raise
+                await transaction.commit()
+
+    @asynccontextmanager
+    async def _lend(self, role: str) -> AsyncIterator[Connection]:
+        """Lend a connection for as long as the request at hand has time (`db/deadline.py`).
+
+        Where a statement is broken off, asyncpg asks the server to cancel it and waits for that. A server that is
+        frozen does not answer: nobody is kept waiting for it.
+        """
+        pool = self._pool(role)
+        async with asyncio.timeout_at(ANSWER_BY.get()):
+            connection = await pool.acquire(timeout=ACQUIRE_SECONDS)
+            try:
                 yield connection
+            except _BROKEN_OFF:
+                task = asyncio.create_task(_give_back(pool, connection))
+                self._giving_back.add(task)
+                task.add_done_callback(self._giving_back.discard)
+                raise
+            except BaseException:
+                await pool.release(connection)
+                raise
+            await pool.release(connection)
 
     async def connect(self, *, role: str = "boost_pipeline") -> asyncpg.Connection[Any]:
         """Open a connection outside the pools, for LISTEN or for DDL; the caller closes it."""

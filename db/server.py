@@ -18,7 +18,8 @@ _SERVER = """
 SELECT current_setting('server_version') AS version,
        current_setting('server_version_num')::int / 10000 AS major,
        current_setting('fsync')::boolean AS fsync,
-       current_setting('full_page_writes')::boolean AS full_page_writes
+       current_setting('full_page_writes')::boolean AS full_page_writes,
+       current_setting('synchronous_commit') <> 'off' AS synchronous_commit
 """
 _ALIVE = "SELECT count(*) FROM workers WHERE heartbeat_at >= now() - make_interval(secs => $1)"
 _ROLES = "SELECT rolname, rolsuper OR rolbypassrls AS bypasses FROM pg_roles WHERE rolname = ANY($1::name[])"
@@ -34,14 +35,18 @@ class Server:
     major: int
     fsync: bool
     full_page_writes: bool
+    synchronous_commit: bool
 
     @property
     def durability_problem(self) -> str | None:
-        """Say which setting lets a power failure lose or damage what was committed, and what to do."""
-        off = [name for name in ("fsync", "full_page_writes") if not getattr(self, name)]
+        """Say which setting lets a crash lose or damage what was committed, and what to do."""
+        off = [name for name in ("fsync", "full_page_writes", "synchronous_commit") if not getattr(self, name)]
         if not off:
             return None
-        return f"{' and '.join(off)} off: a power failure loses accepted events; set to on in postgresql.conf"
+        return (
+            f"{' and '.join(off)} off: a crash of the server or its machine loses accepted events; set to on in "
+            "postgresql.conf (or where ALTER SYSTEM, ALTER DATABASE or ALTER ROLE set it off)"
+        )
 
 
 @dataclass(frozen=True, slots=True)

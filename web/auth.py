@@ -23,10 +23,11 @@ import msgspec
 from aiohttp import web
 
 from boost_streams.api_key import hash_key, is_well_formed
-from boost_streams.errors import BoostError, Forbidden, Overloaded, Unauthorized
+from boost_streams.errors import BoostError, Forbidden, Overloaded, Unauthorized, Unavailable
 from boost_streams.logs import get_logger
 from boost_streams.settings import Settings
 from db.api_keys import TOUCH_SECONDS, FoundKey, find_by_hash_across_projects, touch_across_projects
+from db.deadline import ANSWER_BY
 from db.pool import Database
 from db.redis import Redis
 from db.revocations import RevocationSubscription
@@ -187,7 +188,11 @@ class Authenticator:
     async def _find_well_formed(self, key: str, key_hash: bytes) -> FoundKey:
         if not is_well_formed(key):
             raise Unauthorized(_NO_KEY)
-        found = None if self._cache.refused(key_hash) else await asyncio.shield(self._look_up_once(key_hash))
+        try:
+            async with asyncio.timeout_at(ANSWER_BY.get()):
+                found = None if self._cache.refused(key_hash) else await asyncio.shield(self._look_up_once(key_hash))
+        except TimeoutError:
+            raise Unavailable("API keys cannot be looked up now, try again", retry_after=1) from None
         if found is None or self._cache.revoked(key_hash):
             raise Unauthorized("this API key is unknown or was revoked")
         return found

@@ -6,10 +6,12 @@ aiohttp is told to leave bodies encoded (`boost_streams/app.py`), so that what c
 from __future__ import annotations
 
 import asyncio
+import time
 
 from aiohttp import web
 
 from boost_streams.errors import MalformedJson, TooLarge
+from db.deadline import not_counting
 from web.byte_budget import Lease, overloaded
 from web.content_codings import GZIP_MAGIC, decode, read_codings
 
@@ -41,6 +43,7 @@ async def read_bytes(request: web.Request, most: int, lease: Lease) -> bytes:
 
 async def _arriving(request: web.Request, most: int, lease: Lease) -> bytes:
     parts, size = [], 0
+    began = time.monotonic()
     if (request.content_length or 0) > most:
         raise TooLarge(f"the body may have {most} bytes, this one has {request.content_length}")
     try:
@@ -58,4 +61,5 @@ async def _arriving(request: web.Request, most: int, lease: Lease) -> bytes:
         raise MalformedJson(f"the body did not arrive within {BODY_SECONDS:g} s; send it again") from None
     finally:
         lease.end()
+    not_counting(time.monotonic() - began)
     return b"".join(parts)

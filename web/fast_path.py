@@ -85,7 +85,7 @@ class FastPath:
         identity = self._services.authenticator.known(key) if key else None
         if identity is None or "ingest" not in identity.scopes:
             return False
-        done = functools.partial(_answer, answer, id_of_request(headers.get(_REQUEST_ID)))
+        done = functools.partial(self._answer, answer, id_of_request(headers.get(_REQUEST_ID)))
         services = self._services
         try:
             clock = ClientClock(services.now())
@@ -94,6 +94,18 @@ class FastPath:
         except BoostError:
             return False
         return True
+
+    @property
+    def closing(self) -> bool:
+        """Tell whether the worker stops, so that connections end with their next answer."""
+        return self._draining()
+
+    def _answer(self, send: Callable[[bytes], None], request_id: str, answers: list[Answer]) -> None:
+        """Write the answer to one request. Raises nothing: others wait for theirs behind it."""
+        try:
+            send(_response(answers[0], request_id, closing=self.closing))
+        except Exception as error:
+            _log.exception("an answer could not be sent", action="fast_path", error=type(error).__name__)
 
 
 def _whole(payload: StreamReader) -> bytes | None:
@@ -113,33 +125,27 @@ def _key_of(headers: CIMultiDictProxy[str]) -> str | None:
     return given[7:] if given is not None and given.startswith("Bearer ") else None
 
 
-def _answer(send: Callable[[bytes], None], request_id: str, answers: list[Answer]) -> None:
-    """Write the answer to one request. Raises nothing: others wait for theirs behind it."""
-    try:
-        send(_response(answers[0], request_id))
-    except Exception as error:
-        _log.exception("an answer could not be sent", action="fast_path", error=type(error).__name__)
-
-
-def _response(answer: Answer, request_id: str) -> bytes:
+def _response(answer: Answer, request_id: str, *, closing: bool) -> bytes:
+    last = "Connection: close\r\n" if closing else ""
     if isinstance(answer, Accepted):
         duplicate = ',"duplicate":true' if answer.duplicate else ""
         body = f'{{"id":"{answer.id}","status":"pending"{duplicate}}}'
-        return _written("202 Accepted", "", request_id, body)
+        return _written("202 Accepted", "", request_id, body, last)
     EVENTS_REFUSED.labels(code=answer.code).inc()
     described_body, headers = described(answer, request_id)
     more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     status = HTTPStatus(answer.status)
-    return _written(f"{status.value} {status.phrase}", more, request_id, _encoder.encode(described_body).decode())
+    encoded = _encoder.encode(described_body).decode()
+    return _written(f"{status.value} {status.phrase}", more, request_id, encoded, last)
 
 
-def _written(status: str, more_headers: str, request_id: str, body: str) -> bytes:
+def _written(status: str, more_headers: str, request_id: str, body: str, last_headers: str) -> bytes:
     """Write an answer as aiohttp would."""
     encoded = body.encode()
     head = (
         f"HTTP/1.1 {status}\r\nContent-Type: application/json; charset=utf-8\r\n{more_headers}"
         f"{REQUEST_ID_HEADER}: {request_id}\r\nContent-Length: {len(encoded)}\r\n"
-        f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
+        f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n{last_headers}\r\n"
     )
     return head.encode() + encoded
 
@@ -193,7 +199,7 @@ class FastConnection(RequestHandler):
         transport, sleeping = self.transport, self._waiter
         if transport is not None and not transport.is_closing():
             transport.write(answer)
-            if self._close:
+            if self._close or self._fast_path.closing:
                 transport.close()
             else:
                 self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout

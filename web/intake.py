@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
@@ -23,8 +24,9 @@ from boost_streams.event_id import event_ids, new_batch_id
 from boost_streams.ledger import Ledger
 from boost_streams.logs import get_logger
 from boost_streams.records import EventRecord, RawEventBatch
+from db.deadline import ANSWER_BY, ANSWER_SECONDS
 from db.intake import NewEvent, StoredBatch, store_batch_across_projects
-from db.pool import Database
+from db.pool import RETRY_AFTER_SECONDS, Database
 from web.byte_budget import ByteBudget
 from web.outbox import Outbox
 from web.waiting import MOST_EVENTS, Accepted, Answer, Part, Submission, WaitingList
@@ -36,8 +38,10 @@ SLOW_COMMIT_SECONDS = 0.01
 _PEAK_DECAY = 0.95
 #: So many turns of the event loop bring a request from its socket to here.
 _TURNS_TO_SUBMIT = 2
-#: How long one commit may take before its requests are answered 503 (seconds).
-COMMIT_SECONDS = 8.0
+#: How long one commit may take before it is given up (seconds); its requests are answered before (db/deadline.py).
+COMMIT_SECONDS = 4.0
+#: How often requests are looked for whose time is over (seconds).
+_LOOK_SECONDS = 0.1
 #: How often a commit is tried again after a deadlock or a serialization failure.
 _CONFLICT_TRIES = 3
 
@@ -78,12 +82,13 @@ class Intake:
         self._slow = False
         self._unanswered = 0
         self._recent_peak = 0.0
-        self._loop: asyncio.Task[None] | None = None
+        self._to_answer: deque[Submission] = deque()
+        self._loops: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Start the commit loop and the outbox."""
         metrics.WAITING_BYTES.set_function(lambda: self.budget.used)
-        self._loop = asyncio.create_task(self._commit_loop())
+        self._loops = [asyncio.create_task(self._commit_loop()), asyncio.create_task(self._answer_in_time())]
         await self._outbox.start()
 
     async def submit(self, events: Sequence[NewEvent]) -> list[Answer]:
@@ -115,9 +120,11 @@ class Intake:
             self.budget.give_back(submission.size)
             answer(answers)
 
-        submission = Submission(events, done)
+        answer_by = ANSWER_BY.get() or asyncio.get_running_loop().time() + ANSWER_SECONDS
+        submission = Submission(events, done, answer_by)
         self.budget.take(submission.size)
         self._waiting.append(submission)
+        self._to_answer.append(submission)
         self._unanswered += len(events)
         if not self._commits or self._waiting.full:
             self._arrived.set()
@@ -132,7 +139,7 @@ class Intake:
 
     async def stop(self) -> None:
         """Stop committing, then the outbox."""
-        tasks = [*self._commits, *([self._loop] if self._loop else [])]
+        tasks = [*self._commits, *self._loops]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -154,6 +161,21 @@ class Intake:
         if not self._waiting.events or len(self._commits) >= self._commits_in_flight:
             return False
         return not self._commits or self._waiting.full or self._slow
+
+    async def _answer_in_time(self) -> None:
+        """Answer 503 where PostgreSQL takes too long: what still waits is not stored, what is being stored may be."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            while self._to_answer and self._to_answer[0].answered:
+                self._to_answer.popleft()
+            now = loop.time()
+            late = [one for one in self._to_answer if one.answer_by <= now and not one.answered]
+            for submission in late:
+                submission.give_up(_late())
+            if late:
+                self._waiting.drop_answered()
+                _log.warning("requests not stored in time", action="intake_late", count=len(late))
 
     async def _gather(self) -> None:
         """Let in what the event loop has at hand already, so that requests that come together are stored together."""
@@ -202,8 +224,8 @@ class Intake:
             _answer_rest(parts, error.unavailable)
             return
         except Unavailable as error:
-            # Whether the server committed before it went away is not known: have the batch published if it did.
-            self._outbox.leave_to_sweeper(batch_id, seq)
+            # Whether the server committed before it went away, or will, is not known: have it published if so.
+            self._outbox.leave_to_sweeper(batch_id, seq, stored=False)
             _answer_rest(parts, error)
             return
         except asyncpg.CheckViolationError as error:
@@ -245,8 +267,7 @@ class Intake:
                         if not tries_left:
                             raise
         except TimeoutError:
-            late = Unavailable("PostgreSQL takes too long; nothing was decided, try again", retry_after=1)
-            raise late if sent else _NothingSent(late) from None
+            raise _late() if sent else _NothingSent(_late()) from None
         except Unavailable as error:
             raise error if sent else _NothingSent(error) from None
         raise AssertionError("unreachable: the last try returns or raises")
@@ -280,6 +301,10 @@ class Intake:
 def _answer_rest(parts: list[Part], answer: Answer) -> None:
     for part in parts:
         part.submission.answer_rest(part.first, part.end, answer)
+
+
+def _late() -> Unavailable:
+    return Unavailable("PostgreSQL takes too long; nothing was decided, try again", retry_after=RETRY_AFTER_SECONDS)
 
 
 def _refusal(error: asyncpg.PostgresError) -> BoostError:

@@ -16,7 +16,8 @@ from aiohttp.web_protocol import RequestPayloadError
 from boost_streams.errors import BoostError, MalformedJson
 from boost_streams.logs import REQUEST_ID as LOGGED_REQUEST_ID
 from boost_streams.logs import frames_of, get_logger
-from web.services import json_response
+from db.deadline import begin_request
+from web.services import SERVICES, json_response
 
 #: Carries the id of a request, from the client if it sent a sane one, and back to it.
 REQUEST_ID_HEADER = "X-Request-Id"
@@ -59,6 +60,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     request_id = id_of_request(request.headers.get(REQUEST_ID_HEADER))
     request[REQUEST_ID] = request_id
     LOGGED_REQUEST_ID.set(request_id)
+    begin_request()
     try:
         response = await handler(request)
         if response.status == HTTPStatus.METHOD_NOT_ALLOWED and "Allow" not in response.headers:
@@ -72,6 +74,9 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         response = _answer_exception(request, error)
     if not response.prepared:
         response.headers[REQUEST_ID_HEADER] = request_id
+        services = request.app.get(SERVICES)
+        if services is not None and services.closing:
+            response.force_close()  # and says so: `Connection: close`
     return response
 
 

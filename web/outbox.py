@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
+import time
 from uuid import UUID
 
 from boost_streams import metrics
@@ -16,13 +18,16 @@ from boost_streams.logs import get_logger
 from boost_streams.publishing import Publisher
 from boost_streams.records import RawEventBatch
 from db.batches import release_batches_across_projects
-from db.pool import Database
+from db.pool import STATEMENT_SECONDS, Database
 
 #: How many messages may be on their way to the broker; beyond it a batch is left to the sweeper.
 MOST_PUBLISHES = 256
 #: How long what could not be published waits before the database is told again (seconds).
 _RELEASE_RETRY_SECONDS = 0.5
 _MOST_RELEASED = 1000
+#: A commit that was given up may be done all the same, when a server that was frozen goes on. So long after the server
+#: answers again its batch is looked for (seconds): no statement takes longer, and a margin.
+_MAY_COME_SECONDS = STATEMENT_SECONDS + 2.0
 
 _log = get_logger(__name__)
 
@@ -35,6 +40,7 @@ class Outbox:
         self._publisher = publisher
         self._ledger = ledger
         self._unpublished: dict[UUID, int] = {}
+        self._may_come: dict[UUID, float] = {}
         self._loop: asyncio.Task[None] | None = None
         self.on_their_way: set[asyncio.Task[None]] = set()
 
@@ -58,9 +64,11 @@ class Outbox:
         self.on_their_way.add(task)
         task.add_done_callback(self.on_their_way.discard)
 
-    def leave_to_sweeper(self, batch_id: UUID, seq: int) -> None:
-        """Have the database told, soon, that a batch is not on the broker; it may not even be stored."""
+    def leave_to_sweeper(self, batch_id: UUID, seq: int, *, stored: bool = True) -> None:
+        """Have the database told, soon, that a batch is not on the broker; repeatedly where it may not be stored."""
         self._unpublished[batch_id] = seq
+        if not stored:
+            self._may_come[batch_id] = math.inf
         metrics.BATCHES_RELEASED.inc()
 
     async def release(self) -> None:
@@ -69,14 +77,23 @@ class Outbox:
         Raises:
             Unavailable: The database is away; they are kept and reported later.
         """
-        while self._unpublished:
-            left = dict(itertools.islice(self._unpublished.items(), _MOST_RELEASED))
+        waiting = dict(self._unpublished)
+        while waiting:
+            left = dict(itertools.islice(waiting.items(), _MOST_RELEASED))
             async with self._database.across_projects() as connection:
-                await release_batches_across_projects(connection, sorted(left))
+                found = await release_batches_across_projects(connection, sorted(left))
+            now = time.monotonic()
             for batch_id, seq in left.items():
-                self._unpublished.pop(batch_id, None)
-                self._ledger.close(seq)
-            _log.info("batches left to the sweeper", action="outbox_release", count=len(left))
+                del waiting[batch_id]
+                until = self._may_come.get(batch_id, 0.0)
+                if batch_id in found or until <= now:
+                    self._unpublished.pop(batch_id, None)
+                    self._may_come.pop(batch_id, None)
+                    self._ledger.close(seq)
+                elif until == math.inf:
+                    self._may_come[batch_id] = now + _MAY_COME_SECONDS
+            if found:
+                _log.info("batches left to the sweeper", action="outbox_release", count=len(found))
 
     async def _send(self, batch: RawEventBatch, seq: int) -> None:
         try:

@@ -32,7 +32,7 @@ async def get_event(request: web.Request) -> web.Response:
     services = services_of(request)
     identity = await services.authenticator.project_of(request)
     require(identity, "read")
-    event_id = _event_id(request)
+    event_id = event_id_of(request)
     async with services.database.for_project(identity.project_id) as connection:
         event = await events.get_event(connection, identity.project_id, event_id)
     return json_response(event_as_json(event))
@@ -71,7 +71,7 @@ async def retry_event(request: web.Request) -> web.Response:
     services = services_of(request)
     identity = await services.authenticator.project_of(request)
     require(identity, "ingest")
-    event_id = _event_id(request)
+    event_id = event_id_of(request)
     async with services.database.for_project(identity.project_id) as connection:
         attempt = await events.retry_event(connection, identity.project_id, event_id)
     return json_response({"id": event_id, "status": "pending", "attempt": attempt}, status=202)
@@ -97,7 +97,12 @@ def event_as_json(event: StoredEvent) -> dict[str, Any]:
     }
 
 
-def _event_id(request: web.Request) -> UUID:
+def event_id_of(request: web.Request) -> UUID:
+    """Return the event id in the path.
+
+    Raises:
+        NotFound: It is no UUID.
+    """
     text = request.match_info["id"]
     if not _UUID.fullmatch(text):
         raise NotFound("there is no such event in this project: the id is not a UUID")

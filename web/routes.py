@@ -8,13 +8,14 @@ from typing import Any
 from aiohttp import web
 from faust.web.views import View
 
-from web import health, ingest, ingest_batch, keys, live, queries
+from web import health, ingest, ingest_batch, journey, keys, live, queries
 from web.services import Handler
 
 ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/events": {"post": ingest.accept_event, "get": queries.list_events},
     "/events/batch": {"post": ingest_batch.accept_batch},
     "/events/{id}": {"get": queries.get_event},
+    "/events/{id}/journey": {"get": journey.get_journey},
     "/events/{id}/retry": {"post": queries.retry_event},
     "/live/counts": {"get": live.live_counts},
     "/auth/api-keys": {"post": keys.create_key, "get": keys.list_keys},

@@ -32,6 +32,8 @@ class WebServices:
     health: Health
     live: LiveCounts
     now: Callable[[], dt.datetime]
+    #: This worker is stopping: each answer is the last one on its connection.
+    closing: bool = False
 
 
 SERVICES: web.AppKey[WebServices] = web.AppKey("boost_services", WebServices)

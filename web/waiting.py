@@ -29,10 +29,12 @@ Answer = Accepted | BoostError
 class Submission:
     """The events of one request, answered when the last of them is."""
 
-    __slots__ = ("_answers", "_done", "_open", "events", "size", "sizes", "taken")
+    __slots__ = ("_answers", "_done", "_open", "answer_by", "events", "size", "sizes", "taken")
 
-    def __init__(self, events: Sequence[NewEvent], done: Callable[[list[Answer]], None]) -> None:
+    def __init__(self, events: Sequence[NewEvent], done: Callable[[list[Answer]], None], answer_by: float) -> None:
         self.events = events
+        #: The event loop's time after which nobody waits for an answer any more.
+        self.answer_by = answer_by
         self.sizes = [event.size for event in events]
         self.size = sum(self.sizes)
         #: How many of the events have been taken off the waiting list.
@@ -40,6 +42,11 @@ class Submission:
         self._done = done
         self._answers: list[Answer | None] = [None] * len(events)
         self._open = len(events)
+
+    @property
+    def answered(self) -> bool:
+        """Tell whether every event has its answer."""
+        return self._open <= 0
 
     def answer(self, first: int, answers: Sequence[Answer]) -> None:
         """Answer for the events from position `first` on, none of which has an answer yet."""
@@ -53,6 +60,10 @@ class Submission:
         for position in range(first, end):
             if self._answers[position] is None:
                 self.answer(position, [answer])
+
+    def give_up(self, answer: Answer) -> None:
+        """Give the same answer for all events that have none yet, whether they are being stored or still wait."""
+        self.answer_rest(0, len(self.events), answer)
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -115,6 +126,14 @@ class WaitingList:
         self.events -= count
         self.size -= size
         return parts
+
+    def drop_answered(self) -> None:
+        """Take off submissions that have their answer: nobody waits for them, and they are not to be stored later."""
+        answered = [submission for submission in self._submissions if submission.answered]
+        if answered:
+            self.events -= sum(len(submission.events) - submission.taken for submission in answered)
+            self.size -= sum(sum(submission.sizes[submission.taken :]) for submission in answered)
+            self._submissions = deque(one for one in self._submissions if not one.answered)
 
 
 def _fitting(sizes: Sequence[int], first: int, most: int, room: int, *, at_least: int) -> int:

@@ -12,9 +12,9 @@ import asyncpg
 from boost_streams.cli.consumer_lag import partitions_by_topic
 from boost_streams.errors import BoostError
 from boost_streams.settings import Settings
-from boost_streams.topics import check_topics
+from boost_streams.topics import check_topics, weak_topics
 from db.batches import backlog_across_projects
-from db.migrate import schema_revision
+from db.migrate import schema_fits, schema_revision
 from db.migrations import HEAD
 from db.partitions import DAYS_AHEAD, existing_days, has_partition_for_next_hour
 from db.pool import Connection
@@ -69,13 +69,14 @@ async def _check_connected(connection: Connection, settings: Settings) -> AsyncI
     for finding in roles:
         yield finding
     revision = await schema_revision(connection)
-    if revision != HEAD:
+    if not schema_fits(revision):
         found = "has no schema yet" if revision is None else f"revision {revision}, this release needs {HEAD}"
         yield Finding("error", "migrations", found, _MIGRATE)
         if revision is None:
             return
     else:
-        yield Finding("ok", "migrations", f"revision {revision}")
+        newer = "" if revision == HEAD else f", of a newer release; this one needs {HEAD} or newer"
+        yield Finding("ok", "migrations", f"revision {revision}{newer}")
     yield await _check_partitions(connection)
     if all(finding.level == "ok" for finding in roles):
         await act_as_pipeline(connection)
@@ -93,7 +94,7 @@ async def _check_server(connection: Connection, settings: Settings) -> AsyncIter
         yield Finding(level, "postgresql", f"version {server.version} is not one that is tested", advice)
     problem = server.durability_problem
     if problem is None:
-        yield Finding("ok", "durability", "fsync and full_page_writes are on")
+        yield Finding("ok", "durability", "fsync, full_page_writes and synchronous_commit are on")
     else:
         said, _, advice = problem.partition("; ")
         yield Finding("error" if settings.production else "warn", "durability", said, advice)
@@ -158,6 +159,7 @@ async def check_kafka(settings: Settings) -> AsyncIterator[Finding]:
             yield Finding("ok", "kafka", f"{brokers} answers; the in-process broker makes topics when asked")
             return
         missing, problems = await check_topics(settings)
+        weak = await weak_topics(settings)
     except Exception as error:  # aiokafka raises much, and a doctor reports
         advice = "check KAFKA_BROKER and the KAFKA_ settings of TLS and SASL; accepted events wait in PostgreSQL"
         yield Finding("error", "kafka", f"{brokers}: {error}", advice)
@@ -166,9 +168,12 @@ async def check_kafka(settings: Settings) -> AsyncIterator[Finding]:
     for problem in problems:
         said, _, advice = problem.message.partition("; ")
         yield Finding("error", "topics", f"{problem.field} {said}", advice)
+    for problem in weak:
+        said, _, advice = problem.message.partition("; set ")
+        yield Finding("warn", "topics", f"{problem.field} {said}", advice)
     if missing:
         yield Finding("warn", "topics", f"missing: {', '.join(missing)}", "start a worker: it makes them")
-    if not problems and not missing:
+    if not problems and not weak and not missing:
         yield Finding("ok", "topics", "all there, as the settings ask for")
 
 

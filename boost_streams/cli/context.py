@@ -17,7 +17,7 @@ from rich.table import Table
 from boost_streams.errors import BoostError, Unavailable
 from boost_streams.logs import configure_logging
 from boost_streams.settings import Settings, load_settings
-from db.migrate import schema_revision
+from db.migrate import schema_fits, schema_revision
 from db.migrations import HEAD
 from db.pool import Database
 
@@ -70,7 +70,7 @@ async def _check_schema(database_url: str) -> None:
             await connection.close()
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise Unavailable(f"PostgreSQL cannot be used: {error}. DATABASE_URL says where it is.") from error
-    if revision != HEAD:
+    if not schema_fits(revision):
         found = f"has schema {revision}" if revision else "has no schema yet"
         raise BoostError(f"the database {found}, this version needs {HEAD}: run boost migrate")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar, get_args
 from uuid import UUID
 
@@ -16,9 +16,12 @@ from rich.text import Text
 
 from boost_streams.cli.context import run_with_database, show_json
 from boost_streams.errors import RequestError
+from boost_streams.settings import load_settings
 from db import events as repository
 from db.events import EventFilter, EventPage, Status, StoredEvent
+from db.journey import Journey, hosts_across_projects
 from db.pool import Connection, Database
+from web.journey import journey_as_json, read_journey
 from web.queries import DEFAULT_LIMIT, LARGEST_LIMIT, event_as_json
 
 T = TypeVar("T")
@@ -71,17 +74,27 @@ def list_(
 @_project_option
 @_json_option
 def show(event_id: UUID, project_id: UUID, as_json: bool) -> None:
-    """Show one event with its payload."""
-    event = _run(project_id, lambda connection: repository.get_event(connection, project_id, event_id))
+    """Show one event with its payload and its journey: received, committed, published, dispatched, settled."""
+
+    async def look(database: Database) -> tuple[StoredEvent, Journey, dict[UUID, str]]:
+        event, journey = await read_journey(database, load_settings(), project_id, event_id)
+        async with database.across_projects() as connection:
+            return event, journey, await hosts_across_projects(connection)
+
+    event, journey, hosts = run_with_database(look)
     shape = event_as_json(event)
     if as_json:
-        show_json(shape)
+        show_json({**shape, "journey": journey_as_json(event, journey)})
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in shape.items():
         if value is not None:
             table.add_row(Text(name, style="bold"), Text(_readable(value)))
     Console().print(table)
+    Console().print(_journey_table(journey, hosts))
+    if journey.waiting_for is not None:
+        due = f"; published again at {journey.due_at:%Y-%m-%d %H:%M:%S} UTC at the latest" if journey.due_at else ""
+        click.echo(f"waits for {journey.waiting_for}{due}")
 
 
 @events.command()
@@ -137,6 +150,23 @@ def _table(items: Iterable[StoredEvent]) -> Table:
             f"{event.received_at:%Y-%m-%d %H:%M:%S}",
             Text(_readable(event.user_id or event.anonymous_id or event.session_id or "-")),
             Text(_error_text(event)),
+        )
+    return table
+
+
+def _journey_table(journey: Journey, hosts: Mapping[UUID, str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("step", "at", "by", "worker", "attempt", "detail"):
+        table.add_column(name, no_wrap=name in ("at", "worker"))
+    for step in journey.steps:
+        worker = "" if step.worker_id is None else hosts.get(step.worker_id, str(step.worker_id))
+        table.add_row(
+            step.step,
+            f"{step.at:%Y-%m-%d %H:%M:%S.%f}" if step.at else "",
+            step.by or "",
+            worker,
+            "" if step.attempt is None else str(step.attempt),
+            Text(_readable(step.detail or "")),
         )
     return table
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
@@ -173,12 +174,12 @@ async def test_the_release_loop_survives_any_error(database: Database, monkeypat
     released = outbox_module.release_batches_across_projects
     calls = 0
 
-    async def deadlocked_once(*arguments: Any) -> None:
+    async def deadlocked_once(*arguments: Any) -> set[UUID]:
         nonlocal calls
         calls += 1
         if calls == 1:
             raise asyncpg.DeadlockDetectedError("deadlock detected")
-        await released(*arguments)
+        return await released(*arguments)
 
     monkeypatch.setattr(outbox_module, "release_batches_across_projects", deadlocked_once)
     intake = new_intake(database)
@@ -186,6 +187,69 @@ async def test_the_release_loop_survives_any_error(database: Database, monkeypat
     await intake.submit([NewEvent(project.id, "x", b"{}")])
     await eventually(lambda: calls >= 2 and intake._ledger.open_count == 0, deadline=10)
     await intake.stop()
+
+
+async def test_a_commit_given_up_that_is_done_later_is_published(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock holds the commit up for longer than a request waits; then the server does it, whoever has given it up."""
+    project = await make_project(database)
+    monkeypatch.setattr(intake_module, "COMMIT_SECONDS", 2.0)
+    stored = intake_module.store_batch_across_projects
+
+    async def frozen(_: Any, *arguments: Any, **named: Any) -> Any:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            late.append(asyncio.create_task(goes_on(*arguments, **named)))
+
+    async def goes_on(*arguments: Any, **named: Any) -> None:
+        """Do what the server was asked to, after the database was told once that the batch is not published."""
+        await eventually(lambda: any(until < math.inf for until in intake._outbox._may_come.values()), deadline=10)
+        async with database.across_projects() as connection:
+            await stored(connection, *arguments, **named)
+
+    late: list[asyncio.Task[None]] = []
+    monkeypatch.setattr(intake_module, "store_batch_across_projects", frozen)
+    async with running_intake(database) as intake:
+        started = asyncio.get_running_loop().time()
+        (answer,) = await intake.submit([NewEvent(project.id, "x", b"{}")])
+        assert isinstance(answer, Unavailable)
+        assert asyncio.get_running_loop().time() - started < 2
+
+        async def released() -> bool:
+            found = await rows(database, "SELECT last_published_at FROM event_batches")
+            return [row["last_published_at"] for row in found] == [None]
+
+        await eventually(released, deadline=15)
+        await eventually(lambda: intake._ledger.open_count == 0, deadline=15)
+
+
+async def test_what_was_answered_503_while_it_waited_is_not_stored_later(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = await make_project(database)
+    monkeypatch.setattr(intake_module, "ANSWER_SECONDS", 0.3)
+    stored = intake_module.store_batch_across_projects
+    thawed = asyncio.Event()
+
+    async def frozen(*arguments: Any, **named: Any) -> Any:
+        await thawed.wait()
+        return await stored(*arguments, **named)
+
+    monkeypatch.setattr(intake_module, "store_batch_across_projects", frozen)
+    async with running_intake(database, commits_in_flight=1) as intake:
+        first = asyncio.create_task(intake.submit([NewEvent(project.id, "first", b"{}")]))
+        await eventually(lambda: len(intake._commits) == 1)
+        answers = await asyncio.gather(*(intake.submit([NewEvent(project.id, "waits", b"{}")]) for _ in range(50)))
+        assert all(isinstance(answer, Unavailable) for (answer,) in answers)
+        assert isinstance((await first)[0], Unavailable)
+        assert intake.budget.used == 0
+        thawed.set()
+        (after,) = await intake.submit([NewEvent(project.id, "after", b"{}")])
+        assert isinstance(after, Accepted)
+        types = [row["event_type"] for row in await rows(database, "SELECT event_type FROM events ORDER BY id")]
+        assert types == ["first", "after"]
 
 
 async def test_a_commit_that_waited_for_a_swap_uses_the_new_generation(database: Database, intake: Intake) -> None:

@@ -86,6 +86,13 @@ async def test_a_second_migration_is_a_quick_look(database_url: str, monkeypatch
     await migrate(database_url)
 
 
+async def test_a_newer_schema_is_left_alone(database_url: str) -> None:
+    async with connected(database_url) as connection:
+        await connection.execute("UPDATE boost_schema_version SET version_num = '9999'")
+        await migrate(database_url)
+        assert await schema_revision(connection) == "9999"
+
+
 async def test_a_server_that_does_not_answer() -> None:
     with pytest.raises(Unavailable):
         await migrate("postgresql://postgres@127.0.0.1:1/none")

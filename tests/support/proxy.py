@@ -44,7 +44,11 @@ class FaultProxy:
             writer.transport.abort()
             return
         await self._flowing.wait()
-        server_reader, server_writer = await asyncio.open_connection(*self._target)
+        try:
+            server_reader, server_writer = await asyncio.open_connection(*self._target)
+        except OSError:
+            writer.transport.abort()
+            return
         self._writers |= {writer, server_writer}
         for source, sink in ((reader, server_writer), (server_reader, writer)):
             task = asyncio.create_task(self._carry(source, sink))

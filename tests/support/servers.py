@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from boost_streams.embedded.kafka import LocalKafka
 from boost_streams.embedded.postgres import EmbeddedPostgres
@@ -34,10 +35,10 @@ def server_folder(name: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def running_postgres() -> Iterator[EmbeddedPostgres]:
-    """Run a PostgreSQL that is fast and forgets everything."""
+def running_postgres(settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[EmbeddedPostgres]:
+    """Run a PostgreSQL that is fast and forgets everything, unless settings say otherwise."""
     with server_folder("postgres") as folder:
-        server = EmbeddedPostgres(folder, extra_settings=_THROWAWAY)
+        server = EmbeddedPostgres(folder, extra_settings={**_THROWAWAY, **settings})
         try:
             server.start()
             yield server

@@ -44,6 +44,8 @@ class WorkerProcess:
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
     log: Path = field(default_factory=new_log)
+    #: Where its code is: this checkout, or another release (`tests/support/releases.py`).
+    root: Path = ROOT
 
     @property
     def url(self) -> str:
@@ -58,7 +60,7 @@ class WorkerProcess:
             "PORT": str(self.port),
             "HOST": "127.0.0.1",
             "BOOST_DATA_DIR": tempfile.mkdtemp(prefix="boost-worker-"),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(self.root),
         }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -66,7 +68,7 @@ class WorkerProcess:
                 env=environment,
                 stdout=log,
                 stderr=log,
-                cwd=ROOT,
+                cwd=self.root,
                 start_new_session=True,
             )
 

@@ -132,3 +132,16 @@ def test_passed_before_is_unknown_without_fresh_progress_of_every_partition() ->
     stale = [row(0, 90, caught_up=True), row(1, 90, caught_up=True, recorded=94)]
     assert passed_before(stale, ["raw"], 2, at(95)) is None
     assert passed_before(stale, ["raw"], 2, at(94)) == at(90)
+
+
+def test_what_a_topic_held_that_was_made_anew_is_gone_and_it_is_read_from_its_beginning() -> None:
+    progress = ConsumerProgress()
+    for offset in range(5):
+        progress.took("raw", 0, offset, at(offset))
+        progress.acknowledged("raw", 0, offset)
+    assert progress.observe("raw", 0, committed=5, beginning=0, end=5, known=5) is None
+    assert progress.made_anew == set()
+    assert progress.observe("raw", 0, committed=5, beginning=0, end=2, known=5) == 0
+    assert progress.made_anew == {("raw", 0)}
+    assert progress.frontier("raw", 0) == 0
+    assert progress.committable("raw", 0, None) is None

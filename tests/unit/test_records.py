@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -15,14 +16,18 @@ from boost_streams.events import Event
 from boost_streams.records import (
     SCHEMA_VERSION,
     DeadLetter,
+    EventKey,
     EventRecord,
     HandlerBatch,
+    Malformed,
+    Newer,
     RawEventBatch,
     RecordCodec,
     SettledCount,
     SettledDeltas,
     UnknownSchemaVersion,
 )
+from boost_streams.schema import RecordSchema
 
 BATCH = UUID("019690a0-0000-7000-8000-000000000000")
 PROJECT = UUID("019690a0-0000-7000-8000-0000000000ff")
@@ -94,6 +99,31 @@ def test_fields_of_a_newer_release_are_ignored() -> None:
 def test_a_newer_schema_version_is_told_apart() -> None:
     with pytest.raises(UnknownSchemaVersion, match=f"{SCHEMA_VERSION + 1} is newer than {SCHEMA_VERSION}"):
         RecordCodec(RawEventBatch).decode(changed(schema_version=SCHEMA_VERSION + 1))
+
+
+def test_of_a_newer_record_the_keys_of_its_events_are_read_whatever_else_changed() -> None:
+    owner, first, again = UUID(int=7), UUID(int=8 << 16), UUID(int=9 << 16)
+    newer = {
+        "schema_version": SCHEMA_VERSION + 3,
+        "batch_id": {"of": "another type"},
+        "events": [
+            {"id": str(first), "project_id": str(owner), "payload_ref": "elsewhere"},
+            {"id": str(again), "project_id": str(owner), "attempt": 2, "event_type": ["no", "text"]},
+        ],
+    }
+    message = SimpleNamespace(topic="raw-events", partition=3, offset=17, value=json.dumps(newer).encode())
+    for record_type in (RawEventBatch, HandlerBatch):
+        found = RecordSchema(record_type).loads_value(None, message)
+        assert found == Newer(
+            "raw-events", 3, 17, SCHEMA_VERSION + 3, [EventKey(first, owner), EventKey(again, owner, 2)]
+        )
+
+
+@pytest.mark.parametrize("events", [None, "none", [{"id": "x"}], [1]])
+def test_a_newer_record_whose_keys_cannot_be_read_is_malformed(events: object) -> None:
+    data = json.dumps({"schema_version": SCHEMA_VERSION + 1, "events": events}).encode()
+    message = SimpleNamespace(topic="raw-events", partition=3, offset=17, value=data)
+    assert isinstance(RecordSchema(RawEventBatch).loads_value(None, message), Malformed)
 
 
 def test_a_record_without_a_version_is_of_this_one() -> None:
