@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from mode import Service
@@ -47,13 +47,21 @@ class Housekeeping(Service):
     logger = logging.getLogger(__name__)
 
     def __init__(
-        self, settings: Settings, database: Database, ledger: Ledger, positions: Positions, **kwargs: Any
+        self,
+        settings: Settings,
+        database: Database,
+        ledger: Ledger,
+        positions: Positions,
+        also: Sequence[tuple[float, str, Callable[[], Awaitable[None]]]] = (),
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self._settings = settings
         self._database = database
         self._ledger = ledger
         self._positions = positions
+        #: What others want done every so many seconds, under an action's name.
+        self._also = also
         self._beating_since: float | None = None
         self.opened = asyncio.Event()
 
@@ -77,6 +85,8 @@ class Housekeeping(Service):
             await self._open()
         self.add_future(self._every(HEARTBEAT_SECONDS, "heartbeat", self.beat))
         self.add_future(self._every(PROGRESS_SECONDS, "progress", self.record_progress))
+        for seconds, action, body in self._also:
+            self.add_future(self._every(seconds, action, body))
         await self._maintain()
 
     async def _every(self, seconds: float, action: str, body: Callable[[], Awaitable[None]]) -> None:
