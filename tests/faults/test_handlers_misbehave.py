@@ -1,4 +1,4 @@
-"""Handlers that block, crash, eat memory or answer late: their own events fail, the neighbours settle, the worker is back.
+"""Handlers that block, crash, eat memory or answer late: their events fail, neighbours settle, the worker is back.
 
 Real workers, with the handlers of `tests/support/misbehaving*.py` loaded as an installation loads its own.
 """
@@ -96,12 +96,13 @@ async def send(worker: WorkerProcess, project: TestProject, how: list[str], even
     """Send one event of each kind among neighbours that are fine; return their ids in the order of `how`."""
     client = Client([worker], project.key)
     try:
-        fine = [{"eventType": event_type, "payload": {}} for _ in range(NEIGHBOURS)]
-        bad = [{"eventType": event_type, "payload": {"how": one}} for one in how]
+        payloads: list[dict[str, Any]] = [{} for _ in range(NEIGHBOURS)]
+        half = NEIGHBOURS // 2
+        payloads[half:half] = [{"how": one} for one in how]
         ids = await asyncio.gather(
-            *(client.send(event) for event in [*fine[: NEIGHBOURS // 2], *bad, *fine[NEIGHBOURS // 2 :]])
+            *(client.send({"eventType": event_type, "payload": payload}) for payload in payloads)
         )
-        return list(ids[NEIGHBOURS // 2 : NEIGHBOURS // 2 + len(how)])
+        return list(ids[half : half + len(how)])
     finally:
         await client.close()
 
