@@ -8,17 +8,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import aiohttp
 import pytest
 
 from boost_streams.embedded.broker import EmbeddedBroker
 from db.pool import Database
 from tests.support import oracle
 from tests.support.projects import TestProject
+from tests.support.traffic import events
 from tests.support.waiting import eventually
-from tests.support.workers import Client, WorkerProcess
+from tests.support.workers import ROOT, Client, WorkerProcess
 
 pytestmark = pytest.mark.slow
 
@@ -107,6 +112,11 @@ async def send(worker: WorkerProcess, project: TestProject, how: list[str], even
         await client.close()
 
 
+async def part_of_health(worker: WorkerProcess, path: str) -> tuple[int, dict[str, str]]:
+    async with aiohttp.ClientSession() as session, session.get(worker.url + path) as response:
+        return response.status, (await response.json())["parts"]
+
+
 async def all_settled(database: Database, deadline: float = 90) -> None:
     async def settled() -> bool:
         return await oracle.unsettled(database) == 0
@@ -162,3 +172,127 @@ async def test_an_event_that_takes_the_worker_along_fails_alone(
     await all_settled(database, deadline=10)
     assert await counted(database, "misbehaved") == 2 * NEIGHBOURS
     assert supervised.ends == [ends]
+
+
+@pytest.mark.parametrize("how", ["raise", "late", "deaf"])
+async def test_prepare_that_fails_for_one_event_keeps_no_other_waiting(
+    supervised: Supervised, database: Database, project: TestProject, how: str
+) -> None:
+    (offender,) = await send(supervised.worker, project, [how], "prepare_badly")
+
+    async def neighbours_settled() -> bool:
+        return await oracle.unsettled(database) == 1
+
+    await eventually(neighbours_settled, deadline=20)
+    assert await counted(database, "prepared") == NEIGHBOURS
+    async with database.across_projects() as connection:
+        row = await connection.fetchrow("SELECT event_id, attempt, reason FROM event_retries")
+    assert str(row["event_id"]) == offender
+    assert row["attempt"] >= 1
+    assert "prepare: " in row["reason"]
+    assert supervised.ends == []
+
+
+async def test_prepare_that_blocks_the_loop_fails_its_own_event(
+    supervised: Supervised, database: Database, project: TestProject
+) -> None:
+    (killer,) = await send(supervised.worker, project, ["block"], "prepare_badly")
+    await all_settled(database)
+    failed = await errors(database)
+    assert {event_id: error["code"] for event_id, error in failed.items()} == {killer: "handler_killed"}
+    assert await counted(database, "prepared") == NEIGHBOURS
+    assert supervised.ends == [75]
+    assert supervised.lines("stalled")[0]["handler"] == "misbehaving_prepare"
+
+
+async def test_a_stopped_worker_that_is_continued_is_not_ended(
+    supervised: Supervised, database: Database, project: TestProject
+) -> None:
+    process = supervised.worker.process
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
+    await asyncio.sleep(6)  # three times HANDLER_STALL_SECONDS
+    process.send_signal(signal.SIGCONT)
+    await supervised.worker.ready()
+    await send(supervised.worker, project, [])
+    await all_settled(database)
+    assert supervised.ends == []
+    assert supervised.lines("stalled") == []
+
+
+async def test_many_killers_of_several_kinds_among_the_events_of_all_families(
+    supervised: Supervised, database: Database, project: TestProject
+) -> None:
+    """What is in hand of the families that behave comes again, and the killers after the first kill no worker."""
+    client = Client([supervised.worker], project.key)
+    await asyncio.gather(*(client.send(event) for event in events(3, 200)))
+    await client.close()
+    killers = await send(supervised.worker, project, ["crash", "loop", "sleep", "crash", "memory"])
+    await all_settled(database, deadline=120)
+    failed = await errors(database)
+    assert {one for one, error in failed.items() if error["code"] == "handler_killed"} == set(killers)
+    assert await counted(database, "misbehaved") == NEIGHBOURS
+    assert len(supervised.ends) == 1
+
+
+async def test_a_bad_deploy_is_paused_and_loses_nothing(
+    environment: dict[str, str], database: Database, project: TestProject, other_project: TestProject
+) -> None:
+    bad = Supervised({**environment, "TEST_BAD_DEPLOY": "1", "HANDLER_FAILING_LEAST": "40"})
+    mended = Supervised(environment)
+    try:
+        await bad.start()
+        for _ in range(3):
+            for owner in (project, other_project):
+                await send(bad.worker, owner, [])
+
+        async def paused() -> bool:
+            return (await part_of_health(bad.worker, "/health"))[1]["consumption"].startswith("warning: events.payment")
+
+        await eventually(paused, deadline=20)
+        assert (await part_of_health(bad.worker, "/health/ready"))[0] == 200
+        assert (await part_of_health(bad.worker, "/health"))[0] == 200
+        assert await bad.worker.metric("boost_topic_paused") == 1
+        assert bad.lines("topic_paused")[0]["handler"] == "misbehaving"
+
+        # The other families go on, and what is paused is published again by nobody.
+        client = Client([bad.worker], project.key)
+        await asyncio.gather(*(client.send({"eventType": "page_view", "payload": {"url": "/"}}) for _ in range(20)))
+        await client.close()
+
+        async def views_settled() -> bool:
+            return await counted(database, "page_views") == 20
+
+        await eventually(views_settled, deadline=20)
+        failed_before = len(await errors(database))
+        waiting = await oracle.unsettled(database)
+        assert waiting + failed_before == 6 * NEIGHBOURS
+        assert failed_before < 2 * NEIGHBOURS
+        await bad.stop()
+
+        await mended.start()
+        await eventually(lambda: bool(mended.lines("topic_paused")), deadline=20)
+        assert await oracle.unsettled(database) == waiting
+        async with database.across_projects() as connection:
+            assert await connection.fetchval("SELECT coalesce(max(publish_count), 1) FROM event_batches") <= 2
+        assert await resume(environment, "misbehaving") == 0
+        await all_settled(database, deadline=30)
+        assert len(await errors(database)) == failed_before
+        assert await counted(database, "misbehaved") == waiting
+    finally:
+        await bad.stop()
+        await mended.stop()
+
+
+async def resume(environment: dict[str, str], name: str) -> int | None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "from boost_streams.cli.main import cli; cli()",
+        "topics",
+        "resume",
+        name,
+        env={**os.environ, **environment},
+        cwd=ROOT,
+    )
+    return await process.wait()

@@ -1,11 +1,13 @@
 """Handlers that do what handlers must not: loaded by a test's workers through `BOOST_HANDLER_MODULES`.
 
-`misbehave`: the payload's `how` says what happens. The handler counts, in metric `misbehaved`, the events it survived.
+`misbehave`: the payload's `how` says what happens; with `TEST_BAD_DEPLOY` in the environment every event
+fails. The handler counts, in metric `misbehaved`, the events it survived.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import sys
 import time
@@ -19,6 +21,8 @@ EVENT_TYPES = ("misbehave",)
 
 
 def handle(event: Event) -> Outcome:
+    if os.environ.get("TEST_BAD_DEPLOY"):
+        raise RuntimeError("a bad deploy")
     how = event.payload.get("how", "well")
     if how == "loop":
         while True:
