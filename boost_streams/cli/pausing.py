@@ -66,8 +66,13 @@ def topic_of(settings: Settings, name: str) -> str:
 
     Raises:
         click.BadParameter: It stands for none that can be paused.
+        click.ClickException: A handler cannot be loaded.
     """
-    topics = {handler.name: handler.family for handler in load_registry(settings.boost_handler_modules).handlers}
+    try:
+        handlers = load_registry(settings.boost_handler_modules).handlers
+    except (ImportError, TypeError, ValueError) as error:
+        raise click.ClickException(f"BOOST_HANDLER_MODULES: {error}") from None
+    topics = {handler.name: handler.family for handler in handlers}
     for family in FAMILIES:
         topics |= {family_topic(family): family, full_name(settings, family_topic(family)): family}
     if name not in topics:
