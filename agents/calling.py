@@ -69,7 +69,8 @@ def call_handler(handler: Handler, event: Event, prepared: Mapping[UUID, Any]) -
     try:
         arguments = () if handler.prepare is None else (prepared.get(event.id),)
         outcome: object = handler.handle(event, *arguments)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        # All of them: this call waits for nothing, so that nobody ends or cancels the worker by way of it.
         _log.error(
             "a handler raised",
             action="handler_raised",

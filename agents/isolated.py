@@ -264,8 +264,8 @@ def _event_of(record: EventRecord) -> Event:
 
 def _first_of(records: Sequence[EventRecord]) -> Iterator[EventRecord]:
     size = 0
-    for record in records[:MOST_EVENTS]:
-        size += len(bytes(record.payload))
-        if size > MOST_BYTES and size > len(bytes(record.payload)):
+    for number, record in enumerate(records[:MOST_EVENTS]):
+        size += len(record.payload)
+        if number and size > MOST_BYTES:
             return
         yield record

@@ -97,6 +97,8 @@ class _Narrowing:
                 task.add_done_callback(_look_at)
         if not task.done():
             return f"prepare: no answer within {self._handler.prepare_seconds:g} s"
+        if task.cancelled():
+            return "prepare: it cancelled itself"
         answer = task.result()
         if isinstance(answer, BaseException):
             self.frames = self.frames or frames_of(answer)

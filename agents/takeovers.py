@@ -85,8 +85,9 @@ class Takeovers:
 
     async def _is_over(self, partition: Partition, taken: Sequence[Taken]) -> bool:
         """Tell whether all that was in hand is committed to Kafka; note what these messages add to it."""
-        suspicion = self._suspicions[partition]
-        assert suspicion is not None
+        suspicion = self._suspicions.get(partition)
+        if suspicion is None:  # forgotten a moment ago, in a rebalance
+            return False
         committed, end = self._progress.standing(*partition)
         if suspicion.until is None:
             suspicion.until = end

@@ -69,6 +69,11 @@ class AcknowledgedConsumer(driver.Consumer):
             return {}
         return await super()._getmany(fetched, timeout)
 
+    def verify_event_path(self, now: float, tp: Any) -> None:
+        """Say what seems stuck; a topic that is paused only waits."""
+        if self.progress is None or not self.progress.holds(tp.topic):
+            super().verify_event_path(now, tp)
+
     async def _add_gap(self, tp: Any, offset_from: int, offset_to: int) -> None:
         if self.progress is None or tp.topic not in self.topics:
             await super()._add_gap(tp, offset_from, offset_to)

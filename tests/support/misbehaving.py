@@ -6,6 +6,7 @@ fails. The handler counts, in metric `misbehaved`, the events it survived.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import re
@@ -35,6 +36,8 @@ def handle(event: Event) -> Outcome:
         _eat()
     if how == "exit":
         sys.exit(3)
+    if how == "cancel":
+        raise asyncio.CancelledError
     if how == "crash":
         ctypes.string_at(0)
     if how == "raise":

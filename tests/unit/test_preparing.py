@@ -13,11 +13,11 @@ import msgspec
 import pytest
 
 from agents.calling import outcomes
-from agents.handlers import FAMILIES, default
+from agents.handlers import FAMILIES, default, load_registry
 from agents.preparing import PARTS, prepare
 from agents.registry import Example, Handler, Registry
 from boost_streams.events import Event
-from boost_streams.outcomes import Count, Outcome, Processed, TryAgain, processed
+from boost_streams.outcomes import Count, Failed, Outcome, Processed, TryAgain, processed
 from boost_streams.records import EventRecord
 
 NOON = dt.datetime(2026, 5, 4, 12, tzinfo=dt.UTC)
@@ -50,6 +50,8 @@ class Asked:
             raise RuntimeError("on purpose")
         if self.how == "exit":
             raise SystemExit(3)
+        if self.how == "cancel":
+            raise asyncio.CancelledError
         while True:
             try:
                 await asyncio.sleep(60)
@@ -121,8 +123,9 @@ async def test_an_answer_that_is_no_mapping_is_a_refusal() -> None:
     assert "not a mapping" in prepared.refused[UUID(int=1)]
 
 
-async def test_sys_exit_in_prepare_ends_no_worker() -> None:
-    prepared = await prepare(handler(Asked({2}, "exit")), events(3), None)
+@pytest.mark.parametrize("how", ["exit", "cancel"])
+async def test_what_looks_like_an_end_in_prepare_ends_no_worker(how: str) -> None:
+    prepared = await prepare(handler(Asked({2}, how)), events(3), None)
     assert list(prepared.refused) == [UUID(int=2)]
 
 
@@ -136,3 +139,15 @@ async def test_neighbours_are_handled_and_the_offender_is_tried_again() -> None:
     assert [one.event.id.int for one in settled] == list(range(1, 21))
     assert {one.event.id.int for one in settled if isinstance(one.outcome, TryAgain)} == {5}
     assert all(isinstance(one.outcome, Processed) for one in settled if one.event.id.int != 5)
+
+
+@pytest.mark.parametrize("how", ["raise", "exit", "cancel", "nothing"])
+async def test_a_handler_that_raises_anything_fails_its_own_event(how: str) -> None:
+    registry = load_registry(["tests.support.misbehaving"])
+    payloads = [b"{}", msgspec.json.encode({"how": how}), b"{}"]
+    records = [
+        EventRecord(UUID(int=n), UUID(int=9), "misbehave", NOON, NOON, msgspec.Raw(payload))
+        for n, payload in enumerate(payloads)
+    ]
+    settled = await outcomes(registry, records, None)
+    assert [type(one.outcome) for one in settled] == [Processed, Failed, Processed]
