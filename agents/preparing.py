@@ -36,7 +36,8 @@ async def prepare(handler: Handler, events: Sequence[Event], services: Any) -> P
     """Prepare for these events; never raises, and takes no longer than `MOST_DEADLINES` deadlines of the handler."""
     narrowing = _Narrowing(handler, services)
     await narrowing.ask(events)
-    refused = narrowing.prepared.refused
+    answers = narrowing.prepared.answers
+    refused = {event_id: why for event_id, why in narrowing.prepared.refused.items() if event_id not in answers}
     if refused:
         _log.warning(
             "a handler could not prepare",
@@ -45,7 +46,7 @@ async def prepare(handler: Handler, events: Sequence[Event], services: Any) -> P
             count=len(refused),
             error=narrowing.frames or next(iter(refused.values())),
         )
-    return narrowing.prepared
+    return Prepared(answers, refused)
 
 
 class _Narrowing:

@@ -14,7 +14,7 @@ ON CONFLICT (topic) DO NOTHING RETURNING topic
 """
 _RESUME = "DELETE FROM consumer_pauses WHERE topic = $1 RETURNING topic"
 _PAUSES = "SELECT topic, handler, reason, worker_id, created_at FROM consumer_pauses ORDER BY topic"
-_HOW_MANY_PROJECTS = "SELECT count(*) FROM (SELECT FROM projects LIMIT $1) AS some"
+_HOW_MANY_PROJECTS = "SELECT count(*) FROM (SELECT FROM projects LIMIT $1) AS first_of_them"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import asyncio
 import datetime as dt
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -44,10 +44,13 @@ def environment(database_url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str,
 
 
 @pytest.fixture
-def handlers(environment: dict[str, str]) -> Iterator[IsolatedHandlers]:
+async def handlers(environment: dict[str, str]) -> AsyncIterator[IsolatedHandlers]:
     apart = IsolatedHandlers(load_registry(MODULES), load_settings(environment))
     yield apart
+    pid = pid_of(apart) if apart._child else None
     apart.close()
+    await eventually(lambda: pid is None or gone(pid))
+    await asyncio.sleep(0)  # its transport is closed in the turn after its end
 
 
 def records(*hows: str, event_type: str = "misbehave", first: int = 1) -> list[EventRecord]:
@@ -56,6 +59,11 @@ def records(*hows: str, event_type: str = "misbehave", first: int = 1) -> list[E
         EventRecord(UUID(int=number), PROJECT, event_type, NOON, NOON, payload)
         for number, payload in enumerate(payloads, start=first)
     ]
+
+
+def gone(pid: int) -> bool:
+    """Tell whether a process has ended and was collected."""
+    return not Path(f"/proc/{pid}").exists()
 
 
 def pid_of(handlers: IsolatedHandlers) -> int:
@@ -166,7 +174,7 @@ async def test_the_process_goes_with_the_work(handlers: IsolatedHandlers, monkey
     monkeypatch.setattr(isolated, "IDLE_SECONDS", 0.2)
     await handlers.outcomes(records(""))
     pid = pid_of(handlers)
-    await eventually(lambda: not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes())
+    await eventually(lambda: gone(pid))
     assert handlers._child is None
     settled, _ = await handlers.outcomes(records(""))
     assert isinstance(settled[0].outcome, Processed)
@@ -180,7 +188,7 @@ async def test_cancelled_it_leaves_no_process(handlers: IsolatedHandlers) -> Non
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    await eventually(lambda: not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes())
+    await eventually(lambda: gone(pid))
 
 
 async def test_a_process_that_cannot_start_is_no_events_fault(
