@@ -13,11 +13,13 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
+from uuid import uuid4
 
 import aiohttp
 import pytest
 
 from boost_streams.embedded.broker import EmbeddedBroker
+from boost_streams.embedded.kafka import LocalKafka
 from db.pool import Database
 from tests.support import oracle
 from tests.support.projects import TestProject
@@ -30,23 +32,42 @@ pytestmark = pytest.mark.slow
 NEIGHBOURS = 40
 
 
-@pytest.fixture
-def environment(database_url: str) -> Iterator[dict[str, str]]:
-    broker = EmbeddedBroker()
-    broker.start()
-    yield {
+def settings_of(database_url: str, **more: str) -> dict[str, str]:
+    return {
         "NODE_ENV": "test",
         "DATABASE_URL": database_url,
-        "KAFKA_BROKER": broker.bootstrap,
         "REDIS_URL": "",
-        "BOOST_EMBEDDED_BROKER": "true",
         "LOG_FORMAT": "json",
         "BOOST_HANDLER_MODULES": "tests.support.misbehaving, tests.support.misbehaving_prepare",
         "HANDLER_STALL_SECONDS": "2",
         "HANDLER_EVENT_SECONDS": "1",
         "HANDLER_MEMORY_MIB": "200",
+        **more,
     }
+
+
+@pytest.fixture
+def environment(database_url: str) -> Iterator[dict[str, str]]:
+    broker = EmbeddedBroker()
+    broker.start()
+    yield settings_of(database_url, KAFKA_BROKER=broker.bootstrap, BOOST_EMBEDDED_BROKER="true")
     broker.stop()
+
+
+@pytest.fixture
+async def pair(kafka: LocalKafka, database_url: str) -> AsyncIterator[list[WorkerProcess]]:
+    """Two workers on a real Kafka that nobody starts again; their settings are those of a third."""
+    environment = settings_of(database_url, KAFKA_BROKER=kafka.bootstrap, KAFKA_TOPIC_PREFIX=f"t{uuid4().hex[:8]}-")
+    workers = [WorkerProcess(environment), WorkerProcess(environment)]
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            await worker.ready()
+        yield workers
+    finally:
+        for worker in workers:
+            worker.stop()
 
 
 class Supervised:
@@ -275,7 +296,7 @@ async def test_a_bad_deploy_is_paused_and_loses_nothing(
         assert await oracle.unsettled(database) == waiting
         async with database.across_projects() as connection:
             assert await connection.fetchval("SELECT coalesce(max(publish_count), 1) FROM event_batches") <= 2
-        assert await resume(environment, "misbehaving") == 0
+        assert await command(environment, "resume", "misbehaving") == 0
         await all_settled(database, deadline=30)
         assert len(await errors(database)) == failed_before
         assert await counted(database, "misbehaved") == waiting
@@ -284,14 +305,66 @@ async def test_a_bad_deploy_is_paused_and_loses_nothing(
         await mended.stop()
 
 
-async def resume(environment: dict[str, str], name: str) -> int | None:
+@pytest.mark.kafka
+@pytest.mark.parametrize("how", ["loop", "crash"])
+async def test_the_worker_beside_it_takes_over_and_survives(
+    pair: list[WorkerProcess], database: Database, project: TestProject, how: str
+) -> None:
+    (killer,) = await send(pair[0], project, [how])
+    await all_settled(database)
+    failed = await errors(database)
+    assert {event_id: error["code"] for event_id, error in failed.items()} == {killer: "handler_killed"}
+    assert await counted(database, "misbehaved") == NEIGHBOURS
+    ends = [worker.process.poll() for worker in pair if worker.process]
+    assert sorted(end is None for end in ends) == [False, True]
+
+
+@pytest.mark.kafka
+async def test_a_pause_outlives_rebalances_and_stops_nobody(
+    pair: list[WorkerProcess], database: Database, project: TestProject
+) -> None:
+    environment = dict(pair[0].environment)
+    assert await command(environment, "pause", "events.payment") == 0
+
+    async def known() -> bool:
+        return [await worker.metric("boost_topic_paused") for worker in pair] == [1, 1]
+
+    await eventually(known, deadline=10)
+    await send(pair[0], project, [])
+    third = WorkerProcess(environment)
+    try:
+        third.start()
+        await third.ready()
+        for _ in range(3):
+            await send(third, project, [])
+        assert await pair[0].terminate() < 10
+        await pair[1].ready()
+        client = Client([third], project.key)
+        await client.send({"eventType": "page_view", "payload": {"url": "/"}})
+        await client.close()
+
+        async def viewed() -> bool:
+            return await counted(database, "page_views") == 1
+
+        await eventually(viewed, deadline=30)
+        assert await oracle.unsettled(database) == 4 * NEIGHBOURS
+        assert await command(environment, "resume", "misbehaving") == 0
+        await all_settled(database, deadline=30)
+        assert await counted(database, "misbehaved") == 4 * NEIGHBOURS
+        async with database.across_projects() as connection:
+            assert await connection.fetchval("SELECT count(*) FROM event_batches") == 0
+    finally:
+        third.stop()
+
+
+async def command(environment: dict[str, str], *arguments: str) -> int | None:
+    """Run `boost topics …`; return its exit code."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
         "from boost_streams.cli.main import cli; cli()",
         "topics",
-        "resume",
-        name,
+        *arguments,
         env={**os.environ, **environment},
         cwd=ROOT,
     )
