@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from agents.calling import outcomes
 from agents.effects import Settled
@@ -15,7 +15,6 @@ from agents.streams import Taken
 from agents.takeovers import Takeovers
 from boost_streams.logs import get_logger
 from boost_streams.records import EventRecord, HandlerBatch
-from db.holders import Partition
 
 #: How long a handler is run apart after one of its events killed a process (seconds): what sent one may send more.
 SUSPECT_SECONDS = 600.0
@@ -46,32 +45,27 @@ class Care:
 
     async def outcomes(self, taken: Sequence[Taken]) -> list[Settled]:
         """Return what became of each event of these messages; whatever goes wrong with one costs that one only."""
-        partitions = await self._takeovers.suspect(taken)
-        here, apart = self._divide(taken, partitions)
+        careful = await self._takeovers.careful(taken)
+        here, apart = self._divide(taken, careful)
         settled = await outcomes(self._registry, here, self._services) if here else []
         if apart:
             settled += await self._apart(apart, taken)
         return settled
 
-    def _divide(
-        self, taken: Sequence[Taken], partitions: Collection[Partition]
-    ) -> tuple[list[EventRecord], list[EventRecord]]:
+    def _divide(self, taken: Sequence[Taken], careful: bool) -> tuple[list[EventRecord], list[EventRecord]]:
         """Return the events for this process, and those to be run apart from it."""
-        here: list[EventRecord] = []
-        apart: list[EventRecord] = []
+        records: list[EventRecord] = []
+        for message in taken:
+            if isinstance(message.value, HandlerBatch):
+                records += message.value.events
+        if careful:
+            return [], records
+        if not self._suspects:
+            return records, []
         now = self._clock()
         self._suspects = {name: until for name, until in self._suspects.items() if until > now}
-        for message in taken:
-            if not isinstance(message.value, HandlerBatch):
-                continue
-            if (message.topic, message.partition) in partitions:
-                apart += message.value.events
-            elif self._suspects:
-                for record in message.value.events:
-                    name = self._registry.handler_of(record.event_type).name
-                    (apart if name in self._suspects else here).append(record)
-            else:
-                here += message.value.events
+        apart = [one for one in records if self._registry.handler_of(one.event_type).name in self._suspects]
+        here = [one for one in records if self._registry.handler_of(one.event_type).name not in self._suspects]
         return here, apart
 
     async def _apart(self, records: Sequence[EventRecord], taken: Sequence[Taken]) -> list[Settled]:

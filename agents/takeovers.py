@@ -8,7 +8,8 @@ it, whatever the end was: a watch, the kernel, the machine. docs/adr/0015 has th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -22,6 +23,9 @@ from db.pool import Database
 #: Of how many events of a partition a dead worker may have had some in hand at most, and so how many are handled with
 #: care: two batches in hand, and what was acknowledged and not yet committed to Kafka.
 MOST_IN_HAND = 10_000
+#: How long the rest of the topic is handled with care as well (seconds): until batches that the dead worker published,
+#: and that nobody knows to be published, have been published again.
+LEAST_SECONDS = 30.0
 #: The longest pause while PostgreSQL is away (seconds).
 _LONGEST_PAUSE = 2.0
 
@@ -37,32 +41,59 @@ class _Suspicion:
 
 
 class Takeovers:
-    """What this worker took over from dead ones."""
+    """What this worker took over from dead ones.
 
-    def __init__(self, database: Database, worker_id: UUID, progress: ConsumerProgress) -> None:
+    `assigned` says which partitions are this worker's, `clock` gives seconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        worker_id: UUID,
+        progress: ConsumerProgress,
+        assigned: Callable[[], Collection[Partition]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._database = database
         self._worker_id = worker_id
         self._progress = progress
-        self._suspicions: dict[Partition, _Suspicion | None] = {}
+        self._assigned = assigned
+        self._clock = clock
+        self._held: set[Partition] = set()
+        self._suspicions: dict[Partition, _Suspicion] = {}
+        self._careful_until: dict[str, float] = {}
 
-    async def suspect(self, taken: Sequence[Taken]) -> Collection[Partition]:
-        """Return the partitions of these messages that must be handled with care, waiting for PostgreSQL if need be."""
-        known = self._suspicions
-        partitions = {(message.topic, message.partition) for message in taken}
-        if new := [partition for partition in partitions if partition not in known]:
-            await self._take_over(new)
-        suspects = [partition for partition in partitions if known.get(partition) is not None]
-        return [partition for partition in suspects if not await self._is_over(partition, taken)]
+    async def careful(self, taken: Sequence[Taken]) -> bool:
+        """Tell whether these messages of one topic are to be handled with care, waiting for PostgreSQL if need be.
+
+        They are while any partition of the topic may hold what a worker died of, and for `LEAST_SECONDS` at least:
+        what was not known to be published comes again, on any partition.
+        """
+        topic = taken[0].topic
+        partitions = {(topic, message.partition) for message in taken}
+        if not partitions <= self._held:
+            await self._take_over(topic, partitions)
+        if self._suspicions:
+            for partition in [one for one in self._suspicions if one[0] == topic]:
+                await self._look(partition, [message for message in taken if message.partition == partition[1]])
+        return self._careful_until.get(topic, 0.0) > self._clock() or any(one[0] == topic for one in self._suspicions)
 
     def renew(self, partitions: Collection[Partition]) -> None:
         """Say that an event of these partitions has just killed a process: others may follow."""
         self._suspicions.update((partition, _Suspicion()) for partition in partitions)
+        self._be_careful(partitions)
 
     def forget(self) -> None:
         """Ask again about every partition: they are being assigned anew."""
+        self._held.clear()
         self._suspicions.clear()
 
-    async def _take_over(self, partitions: Collection[Partition]) -> None:
+    def _be_careful(self, partitions: Collection[Partition]) -> None:
+        self._careful_until.update((topic, self._clock() + LEAST_SECONDS) for topic, _ in partitions)
+
+    async def _take_over(self, topic: str, partitions: Collection[Partition]) -> None:
+        """Note that this worker has all partitions of a topic that are assigned to it, and see who had them before."""
+        partitions = {*partitions, *(one for one in self._assigned() if one[0] == topic)}
         pause = 0.05
         while True:
             try:
@@ -73,35 +104,33 @@ class Takeovers:
                 _log.warning("taking over waits for PostgreSQL", action="take_over_wait", error=error.message)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
-        for partition in partitions:
-            self._suspicions[partition] = _Suspicion() if partition in suspects else None
-        for topic, number in sorted(suspects):
+        self._held |= partitions
+        self._suspicions.update((partition, _Suspicion()) for partition in suspects)
+        if suspects:
+            self._be_careful(suspects)
             _log.warning(
-                "a worker died with messages in hand; they are handled one event at a time",
+                "a worker died with messages in hand; events are handled one at a time for a while",
                 action="take_over",
                 topic=topic,
-                partition=number,
+                count=len(suspects),
             )
 
-    async def _is_over(self, partition: Partition, taken: Sequence[Taken]) -> bool:
-        """Tell whether all that was in hand is committed to Kafka; note what these messages add to it."""
+    async def _look(self, partition: Partition, taken: Sequence[Taken]) -> None:
+        """Drop the suspicion once all that was in hand is committed to Kafka; note what these messages add to it."""
         suspicion = self._suspicions.get(partition)
         if suspicion is None:  # forgotten a moment ago, in a rebalance
-            return False
+            return
         committed, end = self._progress.standing(*partition)
         if suspicion.until is None:
             suspicion.until = end
-        if suspicion.until is not None and committed is not None and committed >= suspicion.until:
-            self._suspicions[partition] = None
+        if suspicion.until is not None and (committed or 0) >= suspicion.until:
+            self._suspicions.pop(partition, None)
             await self._clear(partition)
-            return True
-        of_partition = [message for message in taken if (message.topic, message.partition) == partition]
-        if suspicion.events < MOST_IN_HAND:
-            suspicion.events += sum(len(getattr(message.value, "events", ())) for message in of_partition)
+        elif taken and suspicion.events < MOST_IN_HAND:
+            suspicion.events += sum(len(getattr(message.value, "events", ())) for message in taken)
             if suspicion.events >= MOST_IN_HAND:
-                last = of_partition[-1].offset + 1
+                last = taken[-1].offset + 1
                 suspicion.until = last if suspicion.until is None else min(suspicion.until, last)
-        return False
 
     async def _clear(self, partition: Partition) -> None:
         try:

@@ -112,7 +112,9 @@ class Worker:
         )
         self.raw = self._publisher(RAW_EVENTS, RawEventBatch)
         self.pauses = Pauses(self.database, self.ledger.worker_id, self.progress, self.positions.read_again)
-        self.takeovers = Takeovers(self.database, self.ledger.worker_id, self.progress)
+        self.takeovers = Takeovers(
+            self.database, self.ledger.worker_id, self.progress, lambda: self.app.consumer.assignment()
+        )
         also = [(REFRESH_SECONDS, "pauses", self.pauses.refresh)] if self.consumes else []
         self.housekeeping = Housekeeping(settings, self.database, self.ledger, self._positions_or_nothing, also)
         self.app.own_services = [self.housekeeping, *([StallWatch(settings)] if self.consumes else [])]
