@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections import defaultdict
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
-from uuid import UUID
 
-import msgspec
-
+from agents.care import Care
 from agents.dead_letters import DeadLetters
 from agents.effects import Settled
+from agents.failing_share import FailingShare
 from agents.notices import SettledNotices
+from agents.pauses import Pauses
 from agents.postponing import Postponing
 from agents.progress import ConsumerProgress
-from agents.registry import Handler, Registry
+from agents.registry import Registry
 from agents.settlement import Settlement, add_up
-from agents.streams import Taken, acknowledge, in_two_stages, ready_batches
+from agents.streams import Taken, acknowledge, give_back, in_two_stages, ready_batches
 from boost_streams.events import Event
-from boost_streams.logs import frames_of, get_logger
-from boost_streams.outcomes import Failed, Outcome, Processed, TryAgain, failed, try_again
-from boost_streams.records import DeadLetter, EventRecord, HandlerBatch, Malformed, Newer
+from boost_streams.logs import get_logger
+from boost_streams.outcomes import Failed
+from boost_streams.records import DeadLetter, Malformed, Newer
 from db.settlement import FirstAttempts
 
 #: About how many events are handled and settled together.
@@ -31,9 +30,7 @@ MOST_EVENTS = 2000
 MOST_LETTERS = 64
 
 _log = get_logger(__name__)
-_NOTHING: Mapping[UUID, Any] = {}
 _Handled = tuple[list[Settled], FirstAttempts | None]
-_OUTCOMES = (Processed, Failed, TryAgain)
 
 
 class HandlerLoop:
@@ -47,7 +44,9 @@ class HandlerLoop:
         progress: ConsumerProgress,
         dead_letters: DeadLetters,
         notices: SettledNotices,
-        services: Any,
+        care: Care,
+        pauses: Pauses,
+        failing: FailingShare,
         now: Callable[[], dt.datetime],
         postponing: Postponing,
     ) -> None:
@@ -58,7 +57,9 @@ class HandlerLoop:
         self._progress = progress
         self._dead_letters = dead_letters
         self._notices = notices
-        self._services = services
+        self._care = care
+        self._pauses = pauses
+        self._failing = failing
         self._now = now
         self._letters: set[asyncio.Task[None]] = set()
 
@@ -68,45 +69,36 @@ class HandlerLoop:
         batches = ready_batches(stream, self._progress, most=MOST_EVENTS, weight=weight)
         await in_two_stages(batches, self.handle, self._settle_and_acknowledge)
 
-    async def handle(self, taken: Sequence[Taken]) -> _Handled:
-        """Handle the events of these messages and add up; messages that cannot be read are dealt with."""
+    async def handle(self, taken: Sequence[Taken]) -> _Handled | None:
+        """Handle the events of these messages and add up; messages that cannot be read are dealt with.
+
+        Returns:
+            None when the topic is paused, or has to be because of these events: then the messages were given back.
+        """
+        topic = taken[0].topic
+        if await self._pauses.holds(topic):
+            self._failing.reset()
+            await give_back(taken, self._progress)
+            return None
         await self._postponing.postpone([message.value for message in taken if isinstance(message.value, Newer)])
-        records: list[EventRecord] = []
         for message in taken:
             if isinstance(message.value, Malformed):
                 await self._dead_letters.malformed(message.value)
-            elif isinstance(message.value, HandlerBatch):
-                records.extend(message.value.events)
-        settled = await self.outcomes(records)
-        return settled, add_up(settled)
+        settled = await self._care.outcomes(taken)
+        added_up = add_up(settled)
+        verdict = self._failing.observe(settled, added_up)
+        if verdict is not None and await self._pauses.judge(topic, verdict):
+            await give_back(taken, self._progress)
+            return None
+        return settled, added_up
 
-    async def _settle_and_acknowledge(self, taken: list[Taken], handled: _Handled) -> None:
+    async def _settle_and_acknowledge(self, taken: list[Taken], handled: _Handled | None) -> None:
+        if handled is None:
+            return
         settled, added_up = handled
         if settled:
             self._tell(await self._settlement.settle(self.family, settled, added_up), taken)
         await acknowledge(taken, self._progress)
-
-    async def outcomes(self, records: Sequence[EventRecord]) -> list[Settled]:
-        """Ask the handlers about each event; whatever goes wrong with one costs that one only."""
-        by_handler: dict[str, list[Event]] = defaultdict(list)
-        settled: list[Settled] = []
-        handler_of = self._registry.handler_of
-        for record in records:
-            try:
-                event = Event.of_record(record)
-            except msgspec.DecodeError as error:
-                unreadable = Event.of_record(msgspec.structs.replace(record, payload=msgspec.Raw(b"{}")))
-                settled.append(Settled(unreadable, failed("malformed_payload", "payload", str(error))))
-                continue
-            by_handler[handler_of(event.event_type).name].append(event)
-        for events in by_handler.values():
-            handler = handler_of(events[0].event_type)
-            prepared = await _prepare(handler, events, self._services)
-            if isinstance(prepared, _OUTCOMES):
-                settled.extend(Settled(event, prepared) for event in events)
-            else:
-                settled.extend(Settled(event, _handle(handler, event, prepared)) for event in events)
-        return settled
 
     def _tell(self, moved: Sequence[Settled], taken: Sequence[Taken]) -> None:
         """Tell the live views and the dead-letter topic, without making anyone wait."""
@@ -142,34 +134,3 @@ class HandlerLoop:
         task = asyncio.create_task(work)
         self._letters.add(task)
         task.add_done_callback(self._letters.discard)
-
-
-async def _prepare(handler: Handler, events: Sequence[Event], services: Any) -> Mapping[UUID, Any] | Outcome:
-    if handler.prepare is None:
-        return _NOTHING
-    try:
-        async with asyncio.timeout(handler.prepare_seconds):
-            return await handler.prepare(events, services)
-    except Exception as error:
-        _log.warning(
-            "a handler could not prepare", action="handler_prepare", handler=handler.name, error=frames_of(error)
-        )
-        return try_again(f"prepare: {type(error).__name__}: {error}")
-
-
-def _handle(handler: Handler, event: Event, prepared: Mapping[UUID, Any]) -> Outcome:
-    try:
-        arguments = () if handler.prepare is None else (prepared.get(event.id),)
-        outcome: object = handler.handle(event, *arguments)
-    except Exception as error:
-        _log.error(
-            "a handler raised",
-            action="handler_raised",
-            handler=handler.name,
-            event_id=str(event.id),
-            error=frames_of(error),
-        )
-        return failed("handler_raised", None, f"{type(error).__name__}: {error}")
-    if isinstance(outcome, _OUTCOMES):
-        return outcome
-    return failed("handler_answer", None, f"handler {handler.name} answered {type(outcome).__name__}, not an Outcome")

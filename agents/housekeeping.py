@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from mode import Service
@@ -55,6 +55,7 @@ class Housekeeping(Service):
         ledger: Ledger,
         positions: Positions,
         refuse: Callable[[], None],
+        also: Sequence[tuple[float, str, Callable[[], Awaitable[None]]]] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -64,6 +65,8 @@ class Housekeeping(Service):
         self._positions = positions
         #: Ends the process: in production a server that loses what it acknowledged is not worked with.
         self._refuse = refuse
+        #: What others want done every so many seconds, under an action's name.
+        self._also = also
         self._beating_since: float | None = None
         self.opened = asyncio.Event()
 
@@ -103,6 +106,8 @@ class Housekeeping(Service):
             await self._open()
         self.add_future(self._every(HEARTBEAT_SECONDS, "heartbeat", self.beat))
         self.add_future(self._every(PROGRESS_SECONDS, "progress", self.record_progress))
+        for seconds, action, body in self._also:
+            self.add_future(self._every(seconds, action, body))
         await self._maintain()
 
     async def _every(self, seconds: float, action: str, body: Callable[[], Awaitable[None]]) -> None:

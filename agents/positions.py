@@ -75,6 +75,13 @@ class ConsumerPositions:
             positions.append((tp.topic, tp.partition, self._progress.position(tp.topic, tp.partition, end=ends[tp])))
         return positions
 
+    async def read_again(self, topic: str) -> None:
+        """Go back, on this worker's partitions of a topic, to the first message that is not dealt with."""
+        for tp in self._app.consumer.assignment() if self.assigned() else ():
+            _, end = self._progress.standing(tp.topic, tp.partition)
+            if tp.topic == topic and end is not None:  # else the frontier is not known yet, and nothing was given back
+                await self._app.consumer.seek(tp, self._progress.frontier(tp.topic, tp.partition))
+
     def _not_answered(self) -> None:
         if not self._broker_there():
             self._silent_since = None

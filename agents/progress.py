@@ -25,6 +25,8 @@ class _Partition:
     last_passed: dt.datetime | None = None
     waited_at: int | None = None
     waited: int = 0
+    committed: int | None = None
+    end: int | None = None
 
     def advance(self, at_least: int = 0) -> None:
         if at_least > self.frontier:
@@ -44,6 +46,8 @@ class ConsumerProgress:
         self.closed = False
         #: Partitions that were made anew, empty, since whoever has to know was told: what they held is gone.
         self.made_anew: set[tuple[str, int]] = set()
+        #: Topics that are paused: nothing of them is fetched, and what was given back is not read again yet.
+        self.held: set[str] = set()
 
     def _of(self, topic: str, partition: int) -> _Partition:
         return self._partitions.setdefault((topic, partition), _Partition())
@@ -61,6 +65,19 @@ class ConsumerProgress:
         if offset >= state.frontier:
             state.acknowledged.add(offset)
             state.advance()
+
+    def gave_back(self, topic: str, partition: int, offset: int) -> None:
+        """Note that a message is no longer in hand and not dealt with either: it has to be read again."""
+        self._of(topic, partition).in_hand.pop(offset, None)
+
+    def holds(self, topic: str) -> bool:
+        """Tell whether a topic is paused."""
+        return topic in self.held
+
+    def standing(self, topic: str, partition: int) -> tuple[int | None, int | None]:
+        """Return the committed offset and the end of a partition, as the broker last said."""
+        state = self._of(topic, partition)
+        return state.committed, state.end
 
     def committable(self, topic: str, partition: int, committed: int | None) -> int | None:
         """Return the offset up to which everything was acknowledged, when it lies beyond what is committed."""
@@ -104,7 +121,9 @@ class ConsumerProgress:
             self.made_anew.add((topic, partition))
             return beginning
         state.advance(max(beginning, committed or 0))
-        if state.frontier >= end or state.frontier in state.in_hand or state.waited_at != state.frontier:
+        state.committed, state.end = committed, end
+        missing = topic not in self.held and state.frontier < end and state.frontier not in state.in_hand
+        if not missing or state.waited_at != state.frontier:
             state.waited_at, state.waited = state.frontier, 0
             return None
         state.waited += 1

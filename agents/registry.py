@@ -70,7 +70,11 @@ class Registry:
     def __init__(self, handlers: Sequence[Handler], families: Sequence[str]) -> None:
         self.handlers = tuple(handlers)
         self._by_type: dict[str, Handler] = {}
+        names: set[str] = set()
         for handler in handlers:
+            if handler.name in names:
+                raise ValueError(f"two handlers are called {handler.name}; rename the file of one")
+            names.add(handler.name)
             if handler.family not in families:
                 known = ", ".join(families)
                 raise ValueError(f"handler {handler.name}: no such family {handler.family!r}; use one of {known}")

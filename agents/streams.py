@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from agents.progress import ConsumerProgress
@@ -118,6 +118,16 @@ async def acknowledge(taken: list[Taken], progress: ConsumerProgress) -> None:
     for message in taken:
         await message.acknowledge()
         progress.acknowledged(message.topic, message.partition, message.offset)
+
+
+async def give_back(taken: Sequence[Taken], progress: ConsumerProgress) -> None:
+    """Let go of messages that are to be read again: Faust counts them as done, what is committed to Kafka does not.
+
+    While messages are in hand Faust waits for them before it hands partitions over.
+    """
+    for message in taken:
+        await message.acknowledge()
+        progress.gave_back(message.topic, message.partition, message.offset)
 
 
 async def in_two_stages(

@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from types import FrameType
 from typing import Any
 
 import structlog
@@ -110,6 +111,11 @@ def frames_of(error: BaseException) -> str:
     for link in _chain(error):
         parts += [*traceback.format_tb(link.__traceback__), f"{type(link).__module__}.{type(link).__name__}\n"]
     return "".join(parts)
+
+
+def frames_of_stack(frame: FrameType | None) -> str:
+    """Return where a thread is: its frames, without the values of variables."""
+    return "".join(traceback.format_stack(frame)) if frame is not None else ""
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -42,3 +42,13 @@ MESSAGES_POSTPONED = Counter(
     registry=REGISTRY,
 )
 BROKER_UP = Gauge("boost_broker_up", "1 when the last send to the broker was taken.", registry=REGISTRY)
+EVENTS_ISOLATED = Counter(
+    "boost_events_isolated",
+    "Events run one at a time apart from the worker, by handler.",
+    ["handler"],
+    registry=REGISTRY,
+)
+HANDLER_KILLS = Counter(
+    "boost_handler_kills", "Times that an event killed the process that ran it alone.", ["handler"], registry=REGISTRY
+)
+TOPIC_PAUSED = Gauge("boost_topic_paused", "1 while no worker handles a topic.", ["topic"], registry=REGISTRY)

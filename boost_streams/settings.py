@@ -72,6 +72,13 @@ class Settings(BaseSettings):
     sweep_stuck_after_seconds: float = Field(default=300, gt=0, le=86400)
     sweep_batch_size: int = Field(default=100, ge=1, le=100_000)
 
+    boost_handler_modules: Annotated[tuple[str, ...], NoDecode] = ()
+    handler_stall_seconds: float = Field(default=30, ge=0, le=3600)
+    handler_event_seconds: float = Field(default=3, ge=0.1, le=3600)
+    handler_memory_mib: int = Field(default=1024, ge=16, le=1_048_576)
+    handler_failing_share: float = Field(default=0.5, gt=0, le=1)
+    handler_failing_least: int = Field(default=100, ge=1)
+
     max_event_bytes: int = Field(default=65_536, ge=256, le=1_048_576)
     max_batch_events: int = Field(default=2_500, ge=1, le=50_000)
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=64 * 1024 * 1024)
@@ -110,6 +117,16 @@ class Settings(BaseSettings):
         if not roles:
             raise ValueError("name at least one of web, agents, sweeper")
         return roles
+
+    @field_validator("boost_handler_modules", mode="before")
+    @classmethod
+    def _split_modules(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        modules = tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+        if wrong := [module for module in modules if not all(part.isidentifier() for part in module.split("."))]:
+            raise ValueError(f"must be a list of modules such as shop.handlers.coupons; {wrong[0]!r} is none")
+        return modules
 
     @model_validator(mode="before")
     @classmethod

@@ -26,6 +26,9 @@ class Committable(Protocol):
     def committable(self, topic: str, partition: int, committed: int | None) -> int | None:
         """Return the next offset to commit, or None when there is nothing new."""
 
+    def holds(self, topic: str) -> bool:
+        """Tell whether nothing is to be fetched of a topic."""
+
 
 class FetchingThread(driver.AIOKafkaConsumerThread):
     """Runs a consumer whose fetches do not wait for long."""
@@ -56,6 +59,21 @@ class AcknowledgedConsumer(driver.Consumer):
             self._acked[tp] = [acked for acked in self._acked[tp] if acked >= offset]
             self._acked_index[tp] = set(self._acked[tp])
         return offset
+
+    async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
+        """Fetch from the partitions whose topics are not paused: what nobody takes would block all the others."""
+        if self.progress is None or not active_partitions:
+            return await super()._getmany(active_partitions, timeout)
+        fetched = {tp for tp in active_partitions if not self.progress.holds(tp.topic)}
+        if not fetched:  # aiokafka takes an empty set for "all"
+            await self.sleep(timeout)
+            return {}
+        return await super()._getmany(fetched, timeout)
+
+    def verify_event_path(self, now: float, tp: Any) -> None:
+        """Say what seems stuck; a topic that is paused only waits."""
+        if self.progress is None or not self.progress.holds(tp.topic):
+            super().verify_event_path(now, tp)
 
     async def _add_gap(self, tp: Any, offset_from: int, offset_to: int) -> None:
         if self.progress is None or tp.topic not in self.topics:

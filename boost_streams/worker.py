@@ -19,18 +19,26 @@ from uuid import UUID
 import uuid_utils
 
 from agents.aggregator import Aggregator
+from agents.care import Care
 from agents.dead_letters import DeadLetters
 from agents.dispatcher import Dispatcher
+from agents.failing_share import FailingShare
 from agents.handlers import load_registry
 from agents.handling import HandlerLoop
 from agents.housekeeping import Housekeeping
+from agents.isolated import IsolatedHandlers
 from agents.notices import SettledNotices
+from agents.pauses import REFRESH_SECONDS, Pauses
 from agents.positions import ConsumerPositions
 from agents.postponing import Postponing
 from agents.progress import ConsumerProgress
+from agents.registry import Registry
+from agents.services import HandlerServices
 from agents.settlement import Settlement
+from agents.stall_watch import StallWatch
 from agents.streams import leave_without_acknowledging, run_agent
 from agents.sweeper import Hops, Sweeper
+from agents.takeovers import Takeovers
 from boost_streams.app import create_app
 from boost_streams.broker_gate import EXIT_CONFIGURATION
 from boost_streams.errors import ConfigurationError
@@ -51,6 +59,7 @@ from boost_streams.topics import (
     partitions_of,
 )
 from boost_streams.transport import use_acknowledged_commits
+from db.holders import let_go_across_projects
 from db.pool import Database
 from db.redis import Redis
 from tables.live_counts import live_counts_table
@@ -108,10 +117,19 @@ class Worker:
             self.app, self.progress, hop_topics, lambda: self.app.broker_state.worth_trying
         )
         self.raw = self._publisher(RAW_EVENTS, RawEventBatch)
-        self.housekeeping = Housekeeping(
-            settings, self.database, self.ledger, self._positions_or_nothing, refuse=_leave_misconfigured
+        self.pauses = Pauses(self.database, self.ledger.worker_id, self.progress, self.positions.read_again)
+        self.takeovers = Takeovers(
+            self.database, self.ledger.worker_id, self.progress, lambda: self.app.consumer.assignment()
         )
-        self.app.own_services = [self.housekeeping]
+        self.housekeeping = Housekeeping(
+            settings,
+            self.database,
+            self.ledger,
+            self._positions_or_nothing,
+            refuse=_leave_misconfigured,
+            also=[(REFRESH_SECONDS, "pauses", self.pauses.refresh)] if self.consumes else [],
+        )
+        self.app.own_services = [self.housekeeping, *([StallWatch(settings)] if self.consumes else [])]
         self.sweeper = Sweeper(
             self.database,
             self.raw,
@@ -171,7 +189,7 @@ class Worker:
         _collect_seldom()
 
     def _wire_agents(self, table: Any) -> None:
-        registry = load_registry()
+        registry = _registry_of(self.settings)
         dead_letters = DeadLetters(self._publisher(DEAD_LETTER, DeadLetter), _now)
         settlement = Settlement(self.database)
         postponing = Postponing(self.database)
@@ -186,12 +204,34 @@ class Worker:
             postponing,
         )
         self._agent("dispatcher", self._topic(RAW_EVENTS, RawEventBatch), dispatcher)
+        services = HandlerServices(self.settings, self.database, self.redis)
         for family, topic in family_topics.items():
+            care = Care(registry, services, self.takeovers, IsolatedHandlers(registry, self.settings))
+            failing = FailingShare(
+                family,
+                registry,
+                limit=self.settings.handler_failing_share,
+                least=self.settings.handler_failing_least,
+            )
             loop = HandlerLoop(
-                family, registry, settlement, self.progress, dead_letters, notices, self, _now, postponing
+                family,
+                registry,
+                settlement,
+                self.progress,
+                dead_letters,
+                notices,
+                care,
+                self.pauses,
+                failing,
+                _now,
+                postponing,
             )
             self._agent(family, topic, loop)
+        self.app.on_partitions_revoked.connect(self._forget_partitions)
         self._agent("aggregator", self._topic(SETTLED, SettledDeltas), Aggregator(table, dead_letters))
+
+    async def _forget_partitions(self, *_: Any, **__: Any) -> None:
+        self.takeovers.forget()
 
     def _agent(self, name: str, topic: Any, loop: Any) -> None:
         async def agent(stream: Any) -> None:
@@ -264,10 +304,17 @@ class Worker:
         while self.progress.in_hand and time.monotonic() < deadline:  # noqa: ASYNC110 - polled only while stopping
             await asyncio.sleep(0.02)
 
+    async def _let_go(self) -> None:
+        """Say that nothing is in hand any more; what is, the next worker handles with care."""
+        if self.consumes and not self.progress.in_hand and self.housekeeping.opened.is_set():
+            async with self.database.across_projects() as connection:
+                await let_go_across_projects(connection, self.ledger.worker_id)
+
     async def leave(self) -> None:
         """Hand over what is not accounted for, and close."""
         for close in (
             self.outbox.release,
+            self._let_go,
             self.housekeeping.leave,
             self.intake.stop,
             self.authenticator.stop,
@@ -316,6 +363,14 @@ def _watchdog() -> None:
         os._exit(EXIT_WATCHDOG)
 
     threading.Thread(target=end, name="watchdog", daemon=True).start()
+
+
+def _registry_of(settings: Settings) -> Registry:
+    try:
+        return load_registry(settings.boost_handler_modules)
+    except (ImportError, TypeError, ValueError) as error:
+        sys.stderr.write(f"BOOST_HANDLER_MODULES: {error}\n")
+        raise SystemExit(EXIT_CONFIGURATION) from error
 
 
 def create_worker() -> Worker:

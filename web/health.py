@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -22,6 +22,7 @@ from db.batches import backlog_across_projects
 from db.migrate import schema_fits, schema_revision
 from db.migrations import HEAD
 from db.partitions import has_partition_for_next_hour
+from db.pauses import Pause, pauses_across_projects
 from db.pool import Database
 from db.redis import Redis
 from db.server import Server, server_facts, workers_alive_across_projects
@@ -62,6 +63,7 @@ class _Backlog:
     counts: Mapping[str, int]
     workers: int
     consumers: list[Progress]
+    paused: list[Pause]
 
 
 class _Remembered(Generic[T]):
@@ -115,6 +117,7 @@ class Health:
         known = backlog if isinstance(backlog, _Backlog) else None
         parts["redis"] = redis
         parts["fsync"] = self._durability(known.server) if known else str(backlog)
+        parts["consumption"] = _consumption(known.paused) if known else str(backlog)
         return {
             "status": status_of(parts),
             "parts": parts,
@@ -158,6 +161,7 @@ class Health:
                 server=await server_facts(connection),
                 counts=counts,
                 workers=await workers_alive_across_projects(connection),
+                paused=await pauses_across_projects(connection),
                 consumers=sorted(consumers, key=lambda one: (one.topic, one.partition)),
             )
 
@@ -194,6 +198,14 @@ class Health:
         self._under_way.discard(task)
         if not task.cancelled():
             task.exception()  # looked at, so that asyncio does not complain of it
+
+
+def _consumption(paused: Sequence[Pause]) -> str:
+    """Say which topics no worker handles, and why; nobody is refused for it."""
+    reasons = [
+        f"{pause.topic} is paused since {pause.created_at:%Y-%m-%d %H:%M} UTC: {pause.reason}" for pause in paused
+    ]
+    return f"{_WARNING}{'; '.join(reasons)}; boost topics resume lets it go on" if reasons else OK
 
 
 def status_of(parts: Mapping[str, str]) -> str:

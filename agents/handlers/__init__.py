@@ -6,6 +6,9 @@ test runs; docs/howto/add-a-handler.md shows how to write one.
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterable
+
 from agents.handlers import default, payment, tracking, user
 from agents.registry import Handler, Registry
 
@@ -16,11 +19,16 @@ HANDLER_MODULES = (tracking, user, payment, default)
 FAMILIES = ("tracking", "user", "payment", "default")
 
 
-def load_registry() -> Registry:
-    """Build the registry of every handler listed above.
+def load_registry(more: Iterable[str] = ()) -> Registry:
+    """Build the registry of every handler listed above, and of those in other modules (`BOOST_HANDLER_MODULES`).
+
+    Args:
+        more: Names of modules, such as `shop.handlers.coupons`, that are handlers in the shape described above.
 
     Raises:
+        ImportError: A module is not there, or cannot be imported.
         TypeError: A handler module lacks a part, or a part has the wrong type.
-        ValueError: Two handlers claim one event type, or a family does not exist.
+        ValueError: Two handlers claim one event type or name, or a family does not exist.
     """
-    return Registry([Handler.of_module(module) for module in HANDLER_MODULES], FAMILIES)
+    modules = [*HANDLER_MODULES, *(importlib.import_module(name) for name in more)]
+    return Registry([Handler.of_module(module) for module in modules], FAMILIES)

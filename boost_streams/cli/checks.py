@@ -17,6 +17,7 @@ from db.batches import backlog_across_projects
 from db.migrate import schema_fits, schema_revision
 from db.migrations import HEAD
 from db.partitions import DAYS_AHEAD, existing_days, has_partition_for_next_hour
+from db.pauses import pauses_across_projects
 from db.pool import Connection
 from db.redis import Redis
 from db.server import (
@@ -82,6 +83,9 @@ async def _check_connected(connection: Connection, settings: Settings) -> AsyncI
         await act_as_pipeline(connection)
         yield await _check_workers(connection)
         yield await _check_backlog(connection, settings)
+        for pause in await pauses_across_projects(connection):
+            advice = "mend what it says, then boost topics resume"
+            yield Finding("warn", "consumption", f"{pause.topic} is paused: {pause.reason}", advice)
 
 
 async def _check_server(connection: Connection, settings: Settings) -> AsyncIterator[Finding]:

@@ -1,4 +1,4 @@
-"""``boost topics``: every topic, and how far its readers are behind."""
+"""``boost topics``: every topic, how far its readers are behind, and whether it is paused."""
 
 from __future__ import annotations
 
@@ -15,31 +15,71 @@ from rich.table import Table
 
 from boost_streams.cli.consumer_lag import Lags, PartitionLag, measure_lags
 from boost_streams.cli.context import command_settings, show_json
+from boost_streams.cli.pausing import pause, paused_topics, resume
+from boost_streams.errors import BoostError
+from db.pauses import Pause
 
 _COLUMNS = ("topic", "partitions", "end offset", "committed", "lag", "lag (s)")
 
 
-@click.command()
-@click.option("--partitions", "each_partition", is_flag=True, help="A row for each partition, not only each topic.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object: every partition, and the missing topics.")
-def topics(each_partition: bool, as_json: bool) -> None:
+_each_partition = click.option(
+    "--partitions", "each_partition", is_flag=True, help="A row for each partition, not only each topic."
+)
+_as_json = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object: every partition, the missing topics, the paused ones."
+)
+
+
+@click.group(invoke_without_command=True)
+@_each_partition
+@_as_json
+@click.pass_context
+def topics(context: click.Context, each_partition: bool, as_json: bool) -> None:
     """Show topics: partitions, end offsets, and the consumer group's lag in messages and seconds.
 
     The lag in seconds is the age of the oldest message that is not committed. KAFKA_BROKER and the other
     KAFKA_ settings say where to look.
     """
+    if context.invoked_subcommand is None:
+        _show(each_partition, as_json)
+
+
+@topics.command("list")
+@_each_partition
+@_as_json
+def list_topics(each_partition: bool, as_json: bool) -> None:
+    """Show what `boost topics` alone does."""
+    _show(each_partition, as_json)
+
+
+topics.add_command(pause)
+topics.add_command(resume)
+
+
+def _show(each_partition: bool, as_json: bool) -> None:
     settings = command_settings()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it logs is in the error
     lags = asyncio.run(measure_lags(settings))
+    paused = _paused_or_none()
     if as_json:
-        show_json(as_plain(lags))
+        show_json({**as_plain(lags), "paused": None if paused is None else [asdict(one) for one in paused]})
         return
     rows = lags.partitions if each_partition else list(per_topic(lags.partitions))
     Console().print(_table(rows, each_partition))
     groups = sorted({one.group for one in lags.partitions if one.group is not None})
     click.echo(f"consumer group: {', '.join(groups) or '-'}")
+    for one in paused or ():
+        click.echo(f"paused since {one.created_at:%Y-%m-%d %H:%M:%S}: {one.topic}: {one.reason}")
     if lags.missing:
         click.echo(f"missing, made when a worker starts: {', '.join(lags.missing)}", err=True)
+
+
+def _paused_or_none() -> list[Pause] | None:
+    try:
+        return paused_topics()
+    except BoostError as error:
+        click.echo(f"which topics are paused is not known: {error.message}", err=True)
+        return None
 
 
 def as_plain(lags: Lags) -> dict[str, object]:

@@ -14,6 +14,7 @@ import pytest
 
 from boost_streams.settings import Settings, load_settings
 from db.partitions import partition_name
+from db.pauses import pause_across_projects
 from db.pool import Database
 from db.workers import heartbeat_across_projects, record_progress_across_projects
 from tests.support.http import QuietProbe, web_client
@@ -221,6 +222,16 @@ async def test_server_that_does_not_flush_is_an_error_in_production_only(
     assert here["parts"]["fsync"].startswith("warning: fsync")
     assert production["parts"]["fsync"].startswith("fsync")
     assert production["status"] == "unavailable"
+
+
+async def test_paused_topic_is_a_warning_and_no_reason_to_send_nothing(client: Any, database: Database) -> None:
+    async with database.across_projects() as connection:
+        await pause_across_projects(connection, "events.user", "90% of the events of handler user failed")
+    status, body = await answer(client, "/health")
+    assert (status, body["status"]) == (200, "ok")
+    assert body["parts"]["consumption"].startswith("warning: events.user is paused since ")
+    assert "90% of the events of handler user failed" in body["parts"]["consumption"]
+    assert (await answer(client, "/health/ready"))[0] == 200
 
 
 async def test_metrics_are_in_prometheus_format(client: Any) -> None:

@@ -18,6 +18,7 @@ from boost_streams.cli.topics import per_topic
 from boost_streams.embedded.broker import EmbeddedBroker
 from boost_streams.event_id import batch_of
 from db.partitions import existing_days, partition_name
+from db.pauses import pauses_across_projects
 from db.pool import Database
 from db.workers import heartbeat_across_projects
 from tests.support.stored_events import WORKER, settle, store
@@ -170,6 +171,37 @@ async def test_broker_that_is_away_is_said_in_a_line(run: Run) -> None:
     result = await run("topics", KAFKA_BROKER="127.0.0.1:1")
     assert result.exit_code == 1
     assert "does not answer" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["payment", "events.payment", "t.events.payment"])
+async def test_a_topic_is_paused_and_goes_on(run: Run, database: Database, name: str) -> None:
+    prefix = {"KAFKA_TOPIC_PREFIX": "t."}
+    paused = await run("topics", "pause", name, "--reason", "before a deploy", **prefix)
+    assert paused.stdout == f"t.events.payment is paused; boost topics resume {name} lets it go on\n"
+    assert (await run("topics", "pause", name, **prefix)).stdout == "t.events.payment is paused already\n"
+    async with database.across_projects() as connection:
+        (row,) = await pauses_across_projects(connection)
+    assert (row.topic, row.reason, row.handler, row.worker_id) == ("t.events.payment", "before a deploy", None, None)
+    assert "before a deploy" in (await run("topics", **prefix)).stdout
+    listed = json.loads((await run("topics", "list", "--json", **prefix)).stdout)
+    assert [one["topic"] for one in listed["paused"]] == ["t.events.payment"]
+    assert "t.events.payment is paused: before a deploy" in (await run("doctor", **prefix)).stdout
+    assert (await run("topics", "resume", name, **prefix)).stdout == "t.events.payment goes on\n"
+    assert (await run("topics", "resume", name, **prefix)).stdout == "t.events.payment was not paused\n"
+    async with database.across_projects() as connection:
+        assert await pauses_across_projects(connection) == []
+
+
+async def test_what_cannot_be_paused_is_refused(run: Run) -> None:
+    result = await run("topics", "pause", "raw-events")
+    assert result.exit_code == 2
+    assert "give one of default, events.default" in result.stderr
+
+
+async def test_topics_are_shown_while_postgresql_is_away(run: Run) -> None:
+    result = await run("topics", "--json", DATABASE_URL="postgresql://127.0.0.1:1/none")
+    assert (result.exit_code, json.loads(result.stdout)["paused"]) == (0, None)
+    assert "which topics are paused is not known" in result.stderr
 
 
 def test_partitions_of_a_topic_add_up() -> None:

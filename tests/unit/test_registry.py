@@ -117,3 +117,20 @@ def test_the_default_family_may_have_handlers_of_named_types() -> None:
     registry = Registry([named, DEFAULT], FAMILIES)
     assert registry.handler_of("video_play") is named
     assert registry.handler_of("anything") is DEFAULT
+
+
+def test_handlers_of_other_modules_are_added() -> None:
+    registry = load_registry(["tests.support.misbehaving"])
+    assert registry.handler_of("misbehave").name == "misbehaving"
+    assert registry.family_of("misbehave") == "payment"
+    assert registry.handler_of("page_view").name == "tracking"
+
+
+def test_a_module_that_is_not_there_is_named() -> None:
+    with pytest.raises(ImportError, match=r"no_such"):
+        load_registry(["no_such.module"])
+
+
+def test_two_handlers_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="two handlers are called video"):
+        Registry([handler(), handler(EVENT_TYPES=("video_stop",)), DEFAULT], FAMILIES)

@@ -338,3 +338,17 @@ def test_the_settings_of_a_process_are_read_once(monkeypatch: pytest.MonkeyPatch
         assert current_settings().port == 7001
     finally:
         current_settings.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("text", "modules"),
+    [("", ()), ("shop.handlers.coupons", ("shop.handlers.coupons",)), (" a.b , c,a.b,", ("a.b", "c"))],
+)
+def test_handler_modules_are_a_list(text: str, modules: tuple[str, ...]) -> None:
+    assert load_settings({"BOOST_HANDLER_MODULES": text}).boost_handler_modules == modules
+
+
+@pytest.mark.parametrize("text", ["shop/handlers.py", "shop..coupons", "a b"])
+def test_a_handler_module_is_a_name_that_can_be_imported(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="BOOST_HANDLER_MODULES"):
+        load_settings({"BOOST_HANDLER_MODULES": text})

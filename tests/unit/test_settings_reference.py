@@ -23,7 +23,7 @@ def shown(value: object) -> str:
     """Write a default as the page does."""
     if value is None:
         return "unset"
-    if value == "":
+    if value in ("", ()):
         return "empty"
     if isinstance(value, bool):
         return f"`{value}`".lower()

@@ -1,0 +1,97 @@
+"""Calls handlers: whatever goes wrong with one event costs that event only."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from agents.effects import Settled
+from agents.preparing import call_prepare, prepare
+from agents.registry import Handler, Registry
+from boost_streams.events import Event
+from boost_streams.logs import frames_of, get_logger
+from boost_streams.outcomes import Failed, Outcome, Processed, TryAgain, failed, try_again
+from boost_streams.records import EventRecord
+
+#: The codes under which an event fails because of its handler, not of its data.
+RAISED = "handler_raised"
+WRONG_ANSWER = "handler_answer"
+
+_log = get_logger(__name__)
+_NOTHING: Mapping[UUID, Any] = {}
+_OUTCOMES = (Processed, Failed, TryAgain)
+
+
+async def outcomes(registry: Registry, records: Sequence[EventRecord], services: Any) -> list[Settled]:
+    """Ask the handlers about each event, in this process; never raises."""
+    by_handler: dict[str, list[Event]] = defaultdict(list)
+    settled: list[Settled] = []
+    handler_of = registry.handler_of
+    for record in records:
+        event = read_event(record)
+        if isinstance(event, Settled):
+            settled.append(event)
+        else:
+            by_handler[handler_of(event.event_type).name].append(event)
+    for events in by_handler.values():
+        settled.extend(await _of_handler(handler_of(events[0].event_type), events, services))
+    return settled
+
+
+def read_event(record: EventRecord) -> Event | Settled:
+    """Read an event's payload; one that cannot be read has failed."""
+    try:
+        return Event.of_record(record)
+    except msgspec.DecodeError as error:
+        unreadable = Event.of_record(msgspec.structs.replace(record, payload=msgspec.Raw(b"{}")))
+        return Settled(unreadable, failed("malformed_payload", "payload", str(error)))
+
+
+async def _of_handler(handler: Handler, events: Sequence[Event], services: Any) -> list[Settled]:
+    if handler.prepare is None:
+        return [Settled(event, call_handler(handler, event, _NOTHING)) for event in events]
+    prepared = await prepare(handler, events, services)
+    settled = []
+    for event in events:
+        reason = prepared.refused.get(event.id)
+        outcome = call_handler(handler, event, prepared.answers) if reason is None else try_again(reason)
+        settled.append(Settled(event, outcome))
+    return settled
+
+
+def call_handler(handler: Handler, event: Event, prepared: Mapping[UUID, Any]) -> Outcome:
+    """Ask a handler about one event; never raises."""
+    try:
+        arguments = () if handler.prepare is None else (prepared.get(event.id),)
+        outcome: object = handler.handle(event, *arguments)
+    except BaseException as error:
+        # All of them: this call waits for nothing, so that nobody ends or cancels the worker by way of it.
+        _log.error(
+            "a handler raised",
+            action="handler_raised",
+            handler=handler.name,
+            event_id=str(event.id),
+            error=frames_of(error),
+        )
+        return failed(RAISED, None, f"{type(error).__name__}: {error}")
+    if isinstance(outcome, _OUTCOMES):
+        return outcome
+    return failed(WRONG_ANSWER, None, f"handler {handler.name} answered {type(outcome).__name__}, not an Outcome")
+
+
+def handler_in(frame: FrameType | None) -> tuple[str, str | None] | None:
+    """Return the handler, and the event if it is one, that a stack of frames is busy with; None when it is with none.
+
+    What is called is read off the stack when somebody wants to know, so that calling costs nothing more.
+    """
+    while frame is not None:
+        if frame.f_code in (call_handler.__code__, call_prepare.__code__):
+            event = frame.f_locals.get("event")
+            return frame.f_locals["handler"].name, None if event is None else str(event.id)
+        frame = frame.f_back
+    return None
