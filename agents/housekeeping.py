@@ -20,7 +20,7 @@ from boost_streams.settings import Settings
 from db.intake import swap_key_generations_across_projects
 from db.partitions import drop_expired_partitions, ensure_partitions
 from db.pool import Database
-from db.retention import delete_expired_events_across_projects
+from db.retention import delete_expired_events_across_projects, delete_expired_letters_across_projects
 from db.workers import (
     DEAD_AFTER_SECONDS,
     bury_dead_workers_across_projects,
@@ -137,6 +137,8 @@ class Housekeeping(Service):
         async with self._database.across_projects() as connection:
             for project_id, count in (await delete_expired_events_across_projects(connection)).items():
                 _log.info("expired events deleted", action="events_expire", project_id=str(project_id), count=count)
+            if count := await delete_expired_letters_across_projects(connection, self._settings.retention_days):
+                _log.info("expired dead letters deleted", action="letters_expire", count=count)
             if await swap_key_generations_across_projects(connection, self._settings.idempotency_days):
                 _log.info("messageId keys swapped", action="keys_swap")
 

@@ -160,8 +160,8 @@ class Worker:
 
     def _wire_agents(self, table: Any) -> None:
         registry = load_registry()
-        dead_letters = DeadLetters(self._publisher(DEAD_LETTER, DeadLetter), _now)
-        settlement = Settlement(self.database)
+        dead_letters = DeadLetters(self._publisher(DEAD_LETTER, DeadLetter), self.database, _now)
+        settlement = Settlement(self.database, registry=registry, now=_now)
         notices = SettledNotices(self._publisher(SETTLED, SettledDeltas), _now)
         self.app.before_stop.append(notices.flush)
         family_topics = {family: self._topic(family_topic(family), HandlerBatch) for family in FAMILIES}
