@@ -69,8 +69,6 @@ def database_errors() -> Iterator[None]:
     try:
         yield
     except _AWAY as error:
-        if isinstance(error, ValueError):  # asyncpg could not write an argument: the server was not even asked
-            raise
         raise Unavailable(
             f"PostgreSQL does not answer ({type(error).__name__}); nothing was decided, try again",
             retry_after=RETRY_AFTER_SECONDS,

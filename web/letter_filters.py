@@ -50,6 +50,10 @@ class Selection:
     cursor: str | None = None
     dry_run: bool = False
 
+    def after(self, cursor: str | None) -> Selection:
+        """Return the same selection from a cursor on."""
+        return replace(self, cursor=cursor)
+
 
 def read_query(query: Any) -> tuple[LetterFilter, int, str | None]:
     """Read the parameters of a list: filter, limit and cursor.
