@@ -27,7 +27,6 @@ WINDOW = 2_000
 PIECE = 500
 
 _OLDEST_ID = UUID(int=0)
-_NEWEST_ID = UUID(int=(1 << 128) - 1)
 _BEGINNING = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _END = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
 
@@ -158,7 +157,9 @@ async def list_letters(
     """
     wanted = wanted or LetterFilter()
     window = limit + 1 if wanted._wants_all else max(window, limit + 1)
-    time, letter_id = read_cursor(cursor, times=1) if cursor else ((wanted.until or _END), _OLDEST_ID)
+    time, letter_id = wanted.until or _END, _OLDEST_ID
+    if cursor is not None:
+        time, letter_id = read_cursor(cursor, times=1)
     rows = await connection.fetch(
         _NEWEST_FIRST, project_id, *wanted._wanted, time, letter_id, wanted.since or _BEGINNING, window
     )
@@ -212,7 +213,7 @@ async def next_piece(
     Raises:
         Invalid: The cursor is not one of ours.
     """
-    if cursor:
+    if cursor is not None:
         time, until, letter_id = read_cursor(cursor, times=2)
     else:
         time, until, letter_id = wanted.since or _BEGINNING, await connection.fetchval(_NOW), _OLDEST_ID
