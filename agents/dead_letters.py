@@ -1,4 +1,7 @@
-"""Writes dead letters: messages that cannot be read, and events that failed for good."""
+"""Writes dead letters: messages that cannot be read, and what the topic says of events that failed for good.
+
+The letters of events are in the table `dead_letters`, written with the move to `failed` (agents/settlement.py).
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,16 @@ import base64
 import datetime as dt
 from collections.abc import Callable
 
-from boost_streams.errors import BrokerAway
+import asyncpg
+
+from agents.payload_fields import clean_text
+from boost_streams.errors import BrokerAway, Unavailable
 from boost_streams.logs import get_logger
 from boost_streams.metrics import MESSAGES_MALFORMED
 from boost_streams.publishing import Publisher
 from boost_streams.records import DeadLetter, Malformed
-
-#: How much of an unreadable message is kept (bytes).
-MOST_KEPT_BYTES = 256 * 1024
+from db.burial import MALFORMED, MOST_KEPT_BYTES, Origin, bury_message_across_projects
+from db.pool import Database
 
 #: The longest pause between two tries (seconds).
 _LONGEST_PAUSE = 2.0
@@ -23,10 +28,15 @@ _log = get_logger(__name__)
 
 
 class DeadLetters:
-    """Sends to `events.dead-letter`. What cannot be sent is logged: PostgreSQL still has the event."""
+    """Sends to `events.dead-letter`. What cannot be sent is logged: PostgreSQL still has the event.
 
-    def __init__(self, publisher: Publisher, now: Callable[[], dt.datetime]) -> None:
+    A message that cannot be read is nowhere else: it is sent, and kept in the table `dead_letters`, before it is passed
+    by.
+    """
+
+    def __init__(self, publisher: Publisher, database: Database, now: Callable[[], dt.datetime]) -> None:
         self._publisher = publisher
+        self._database = database
         self._now = now
 
     async def malformed(self, message: Malformed) -> None:
@@ -36,8 +46,9 @@ class DeadLetters:
         _log.error("a message could not be read", action="dead_letter", error=message.error, **where)
         kept = base64.b64encode(message.raw[:MOST_KEPT_BYTES]).decode()
         await self._deliver(
-            DeadLetter(reason="malformed", error=message.error, at=self._now(), message_base64=kept, **where)  # type: ignore[arg-type]
+            DeadLetter(reason=MALFORMED, error=message.error, at=self._now(), message_base64=kept, **where)  # type: ignore[arg-type]
         )
+        await self._keep(message)
 
     async def _deliver(self, letter: DeadLetter) -> None:
         """Send until the broker has it: the bytes of an unreadable message are nowhere else."""
@@ -47,6 +58,25 @@ class DeadLetters:
                 return await self._publisher.send(letter)
             except BrokerAway as error:
                 _log.warning("a dead letter waits", action="dead_letter", topic=letter.topic, error=error.message)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _keep(self, message: Malformed) -> None:
+        """Write the message to the table, waiting while PostgreSQL is away; what it refuses is on the topic anyway."""
+        origin = Origin(message.topic, message.partition, message.offset)
+        pause = 0.1
+        while True:
+            try:
+                async with self._database.across_projects() as connection:
+                    return await bury_message_across_projects(
+                        connection, origin, message.raw, clean_text(message.error)
+                    )
+            except Unavailable as error:
+                _log.warning("a dead letter waits", action="dead_letter", topic=message.topic, error=error.message)
+            except asyncpg.PostgresError as error:
+                name = type(error).__name__
+                _log.error("a dead letter was refused", action="dead_letter", topic=message.topic, error=name)
+                return None
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 

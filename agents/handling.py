@@ -7,6 +7,7 @@ import datetime as dt
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from agents.burials import Origins
 from agents.care import Care
 from agents.dead_letters import DeadLetters
 from agents.effects import Settled
@@ -22,6 +23,7 @@ from boost_streams.events import Event
 from boost_streams.logs import get_logger
 from boost_streams.outcomes import Failed
 from boost_streams.records import DeadLetter, Malformed, Newer
+from db.burial import Origin
 from db.settlement import FirstAttempts
 
 #: About how many events are handled and settled together.
@@ -97,27 +99,25 @@ class HandlerLoop:
             return
         settled, added_up = handled
         if settled:
-            self._tell(await self._settlement.settle(self.family, settled, added_up), taken)
+            origins = Origins(taken)
+            self._tell(await self._settlement.settle(self.family, settled, added_up, origins), origins)
         await acknowledge(taken, self._progress)
 
-    def _tell(self, moved: Sequence[Settled], taken: Sequence[Taken]) -> None:
+    def _tell(self, moved: Sequence[Settled], origins: Origins) -> None:
         """Tell the live views and the dead-letter topic, without making anyone wait."""
         self._notices.tell(moved)
-        failures = [(settled.event, settled.outcome) for settled in moved if isinstance(settled.outcome, Failed)]
-        if not failures:
-            return
-        origin = {event.id: message for message in taken for event in getattr(message.value, "events", ())}
-        for event, outcome in failures:
-            self._spawn(self._dead_letters.write(self._letter(event, outcome, origin[event.id])))
+        for settled in moved:
+            if isinstance(settled.outcome, Failed) and (origin := origins.of(settled.event.id)):
+                self._spawn(self._dead_letters.write(self._letter(settled.event, settled.outcome, origin)))
 
-    def _letter(self, event: Event, outcome: Failed, message: Taken) -> DeadLetter:
+    def _letter(self, event: Event, outcome: Failed, origin: Origin) -> DeadLetter:
         error = outcome.message if outcome.field is None else f"{outcome.field}: {outcome.message}"
         return DeadLetter(
             reason=outcome.code,
             error=error,
-            topic=message.topic,
-            partition=message.partition,
-            offset=message.offset,
+            topic=origin.topic,
+            partition=origin.partition,
+            offset=origin.offset,
             at=self._now(),
             project_id=event.project_id,
             event_id=event.id,

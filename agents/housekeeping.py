@@ -21,7 +21,7 @@ from db.intake import swap_key_generations_across_projects
 from db.journey import forget_publishes_across_projects
 from db.partitions import drop_expired_partitions, ensure_partitions
 from db.pool import Database
-from db.retention import delete_expired_events_across_projects
+from db.retention import delete_expired_events_across_projects, delete_expired_letters_across_projects
 from db.server import server_facts
 from db.workers import (
     DEAD_AFTER_SECONDS,
@@ -169,6 +169,8 @@ class Housekeeping(Service):
             for project_id, count in (await delete_expired_events_across_projects(connection)).items():
                 _log.info("expired events deleted", action="events_expire", project_id=str(project_id), count=count)
             await forget_publishes_across_projects(connection)
+            if count := await delete_expired_letters_across_projects(connection, self._settings.retention_days):
+                _log.info("expired dead letters deleted", action="letters_expire", count=count)
             if await swap_key_generations_across_projects(connection, self._settings.idempotency_days):
                 _log.info("messageId keys swapped", action="keys_swap")
 

@@ -15,6 +15,12 @@ Handle = Callable[..., Outcome]
 Prepare = Callable[[Sequence[Event], Any], Awaitable[Mapping[UUID, Any]]]
 
 
+#: How often a handler may answer "try again" to one event, and for how long (seconds), unless its module says
+#: otherwise. With the usual back-off fifty attempts take seven hours.
+MAX_ATTEMPTS = 50
+MAX_AGE_SECONDS = 86_400.0
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """An event that a handler must know how to answer, and what it must answer.
@@ -39,13 +45,15 @@ class Handler:
     examples: tuple[Example, ...]
     prepare: Prepare | None = None
     prepare_seconds: float = 5.0
+    max_attempts: int = MAX_ATTEMPTS
+    max_age_seconds: float = MAX_AGE_SECONDS
 
     @classmethod
     def of_module(cls, module: ModuleType) -> Handler:
-        """Read a handler module: FAMILY, EVENT_TYPES, handle, EXAMPLES and, optionally, prepare.
+        """Read a handler module: FAMILY, EVENT_TYPES, handle, EXAMPLES and, optionally, prepare and limits.
 
         Raises:
-            TypeError: A part is missing, or is no tuple; the message names the module and the part.
+            TypeError: A part is missing, no tuple, or no limit; the message names the module and the part.
         """
         for part in ("FAMILY", "EVENT_TYPES", "handle", "EXAMPLES"):
             if not hasattr(module, part):
@@ -53,6 +61,10 @@ class Handler:
         for part in ("EVENT_TYPES", "EXAMPLES"):
             if not isinstance(getattr(module, part), tuple | list):  # ("x") is a text, not a tuple of one
                 raise TypeError(f'{part} of handler module {module.__name__} must be a tuple, such as ("x",)')
+        for part, kinds in (("MAX_ATTEMPTS", int), ("MAX_AGE_SECONDS", int | float)):
+            limit = getattr(module, part, 1)
+            if isinstance(limit, bool) or not isinstance(limit, kinds) or not limit > 0:
+                raise TypeError(f"{part} of handler module {module.__name__} must be a number above 0")
         return cls(
             name=module.__name__.rpartition(".")[2],
             family=module.FAMILY,
@@ -61,6 +73,8 @@ class Handler:
             examples=tuple(module.EXAMPLES),
             prepare=getattr(module, "prepare", None),
             prepare_seconds=getattr(module, "PREPARE_SECONDS", 5.0),
+            max_attempts=getattr(module, "MAX_ATTEMPTS", MAX_ATTEMPTS),
+            max_age_seconds=float(getattr(module, "MAX_AGE_SECONDS", MAX_AGE_SECONDS)),
         )
 
 

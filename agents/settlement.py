@@ -7,27 +7,31 @@ This is the one place that maps an outcome to processed, failed or "try again".
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 import asyncpg
 import msgspec
 
+from agents.burials import Origins, burials_of, said
 from agents.effects import Settled, additions_of, sightings_of
+from agents.handlers import load_registry
+from agents.registry import Handler, Registry
 from boost_streams.errors import Unavailable
 from boost_streams.logs import get_logger
 from boost_streams.metrics import EVENTS_REDELIVERED, EVENTS_SETTLED, SETTLE_SECONDS
 from boost_streams.outcomes import Failed, Processed, TryAgain
+from db.burial import bury_across_projects, resolve_across_projects
 from db.end_users import see_across_projects
 from db.pool import Database
 from db.rollups import add_across_projects
 from db.settlement import FirstAttempts, Move, move_events_across_projects, settle_across_projects
 
-#: After so many tries by a handler an event fails for good.
-MOST_ATTEMPTS = 12
 #: Back-off of "try again" (seconds): doubled per attempt from the first, up to the longest, with jitter.
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 600.0
@@ -38,41 +42,90 @@ _CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 _log = get_logger(__name__)
 
 
+def within_limits(settled: Settled, handler: Handler, now: dt.datetime) -> Settled:
+    """Make a "try again" that is beyond its handler's limits a failure.
+
+    Attempts and age count from when somebody last asked for another try, or from the first delivery; the age from the
+    first "try again", so that no event is too old because the broker was away.
+    """
+    event, outcome = settled.event, settled.outcome
+    if not isinstance(outcome, TryAgain):
+        return settled
+    attempts = event.attempt - event.asked_attempt + 1
+    if attempts >= handler.max_attempts:
+        return Settled(event, Failed("too_many_attempts", None, f"{attempts} attempts, the last: {outcome.reason}"))
+    age = 0.0 if event.trying_since is None else (now - event.trying_since).total_seconds()
+    if age >= handler.max_age_seconds:
+        return Settled(event, Failed("tried_too_long", None, f"tried for {age:.0f} s, the last: {outcome.reason}"))
+    return settled
+
+
 def move_of(settled: Settled, jitter: Callable[[], float]) -> Move:
     """Map an outcome to where its event goes. `jitter` gives a number in [0, 1)."""
     event, outcome = settled.event, settled.outcome
     if isinstance(outcome, TryAgain):
-        if event.attempt + 1 >= MOST_ATTEMPTS:
-            outcome = Failed("too_many_attempts", None, f"{event.attempt + 1} attempts, the last: {outcome.reason}")
-        else:
-            pause = outcome.after_seconds
-            if pause is None:
-                pause = min(FIRST_RETRY_SECONDS * 2**event.attempt, LONGEST_RETRY_SECONDS) * (0.5 + jitter())
-            return Move(event.project_id, event.id, event.attempt, "pending", retry_after=pause, reason=outcome.reason)
+        pause = outcome.after_seconds
+        if pause is None:
+            doublings = min(event.attempt - event.asked_attempt, 32)
+            pause = min(FIRST_RETRY_SECONDS * 2**doublings, LONGEST_RETRY_SECONDS) * (0.5 + jitter())
+        reason = said(outcome.reason)
+        return Move(event.project_id, event.id, event.attempt, "pending", retry_after=pause, reason=reason)
     if isinstance(outcome, Failed):
         return Move(event.project_id, event.id, event.attempt, "failed", error=_error_of(outcome))
     return Move(event.project_id, event.id, event.attempt, "processed")
 
 
-class Settlement:
-    """Settles batches. `jitter` is passed in so that a test can hold it still."""
+def _utc_now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
 
-    def __init__(self, database: Database, jitter: Callable[[], float] = random.random) -> None:
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What one call settles. `added_up` holds for the whole batch only, so parts of it have none."""
+
+    family: str
+    settled: list[Settled]
+    origins: Origins
+    added_up: FirstAttempts | None = None
+
+    def of(self, part: list[Settled]) -> _Batch:
+        return _Batch(self.family, part, self.origins)
+
+
+class Settlement:
+    """Settles batches. `jitter` and `now` are passed in so that a test can hold them still; `registry` has the limits
+    and names of handlers, by default of all that there are.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        jitter: Callable[[], float] = random.random,
+        *,
+        registry: Registry | None = None,
+        now: Callable[[], dt.datetime] = _utc_now,
+    ) -> None:
         self._database = database
         self._jitter = jitter
+        self._registry = registry or load_registry()
+        self._now = now
 
     async def settle(
-        self, family: str, batch: Sequence[Settled], added_up: FirstAttempts | None = None
+        self,
+        family: str,
+        batch: Sequence[Settled],
+        added_up: FirstAttempts | None = None,
+        origins: Origins | None = None,
     ) -> list[Settled]:
         """Settle a batch, waiting while PostgreSQL is away; return the events that this call moved.
 
         A row that PostgreSQL refuses fails its own event; its neighbours settle. `added_up` is what `add_up` said of
-        the batch, for a caller that had time to ask before.
+        the batch, for a caller that had time to ask before; `origins` says where its events stood on the broker.
         """
         pause = 0.05
         while True:
             try:
-                return await self._settle(family, list(batch), added_up)
+                return await self._settle(_Batch(family, list(batch), origins or Origins(), added_up))
             except Unavailable as error:
                 _log.warning("settling waits for PostgreSQL", action="settle_wait", handler=family, error=error.message)
             except _CONFLICTS as error:
@@ -80,78 +133,77 @@ class Settlement:
             await asyncio.sleep(pause * (0.5 + self._jitter()))
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    async def _settle(self, family: str, batch: list[Settled], added_up: FirstAttempts | None = None) -> list[Settled]:
+    async def _settle(self, batch: _Batch) -> list[Settled]:
         try:
-            return await self._settle_together(family, batch, added_up)
+            return await self._settle_together(batch)
         except _CONFLICTS:
             raise
         except asyncpg.PostgresError as error:
             if (error.sqlstate or "")[:2] not in ("22", "23", "54"):
                 raise Unavailable(f"PostgreSQL refused: {error}") from error
-            return await self._settle_halves(family, batch, "cannot_be_stored", error)
+            return await self._settle_halves(batch, "cannot_be_stored", error)
         except (Unavailable, asyncio.CancelledError):
             raise
         except Exception as error:
             # An effect that cannot be added up or written: the handler's fault, and its event's alone.
-            return await self._settle_halves(family, batch, "handler_answer", error)
+            return await self._settle_halves(batch, "handler_answer", error)
 
-    async def _settle_halves(self, family: str, batch: list[Settled], code: str, error: Exception) -> list[Settled]:
-        if len(batch) == 1:
-            return await self._fail_or_forget(family, batch[0], code, error)
-        middle = len(batch) // 2
-        return [*await self._settle(family, batch[:middle]), *await self._settle(family, batch[middle:])]
+    async def _settle_halves(self, batch: _Batch, code: str, error: Exception) -> list[Settled]:
+        if len(batch.settled) == 1:
+            return await self._fail_or_forget(batch, code, error)
+        middle = len(batch.settled) // 2
+        halves = batch.settled[:middle], batch.settled[middle:]
+        return [settled for half in halves for settled in await self._settle(batch.of(half))]
 
-    async def _fail_or_forget(self, family: str, settled: Settled, code: str, error: Exception) -> list[Settled]:
+    async def _fail_or_forget(self, batch: _Batch, code: str, error: Exception) -> list[Settled]:
+        (settled,) = batch.settled
         _log.error(
             "an event cannot be settled",
             action="settle_refused",
-            handler=family,
+            handler=batch.family,
             event_id=str(settled.event.id),
             error=type(error).__name__,
         )
         if isinstance(settled.outcome, Failed):
             # Its project went away in between, or it cannot even fail: it stays with PostgreSQL and the sweeper.
             return []
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        return await self._settle(family, [Settled(settled.event, Failed(code, None, reason))])
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        return await self._settle(batch.of([Settled(settled.event, Failed(code, None, reason))]))
 
-    async def _settle_together(
-        self, family: str, batch: list[Settled], added_up: FirstAttempts | None = None
-    ) -> list[Settled]:
+    async def _settle_together(self, batch: _Batch) -> list[Settled]:
         started = time.perf_counter()
-        first = added_up or first_attempts_of(batch)
+        first = batch.added_up or first_attempts_of(batch.settled)
         if first is not None:
+            burials = burials_of(batch.settled, self._registry, batch.origins) if first.errors else ()
             async with self._database.across_projects() as connection:
-                if await settle_across_projects(connection, first):
-                    _observe(family, started, len(batch), failed=len(first.errors))
-                    return batch
-        return await self._settle_one_by_one(family, batch, started)
+                if await settle_across_projects(connection, first, burials):
+                    _observe(batch.family, started, len(batch.settled), failed=len(first.errors))
+                    return batch.settled
+        return await self._settle_one_by_one(batch, started)
 
-    async def _settle_one_by_one(self, family: str, batch: list[Settled], started: float) -> list[Settled]:
+    async def _settle_one_by_one(self, batch: _Batch, started: float) -> list[Settled]:
         """Settle events some of which may have moved before, or are to be tried again: effects after the move."""
-        moves = [move_of(settled, self._jitter) for settled in batch]
-        statuses = {move.event_id: move.status for move in moves}
+        now = self._now()
+        handler_of = self._registry.handler_of
+        decided = [within_limits(settled, handler_of(settled.event.event_type), now) for settled in batch.settled]
         async with self._database.across_projects() as connection, connection.transaction():
-            result = await move_events_across_projects(connection, moves)
-            moved = _once_each(settled for settled in batch if settled.event.id in result.ids)
-            terminal = [settled for settled in moved if statuses[settled.event.id] != "pending"]
+            result = await move_events_across_projects(connection, [move_of(one, self._jitter) for one in decided])
+            moved = _once_each(settled for settled in decided if settled.event.id in result.ids)
+            terminal = [settled for settled in moved if not isinstance(settled.outcome, TryAgain)]
+            burials = burials_of(terminal, self._registry, batch.origins)
+            await bury_across_projects(connection, burials)
+            await resolve_across_projects(connection, _replayed(terminal, result.were_failed))
             await see_across_projects(connection, sightings_of(terminal))
             await add_across_projects(connection, additions_of(terminal, result.were_failed))
-        failures = sum(1 for settled in terminal if statuses[settled.event.id] == "failed")
         _observe(
-            family,
+            batch.family,
             started,
             len(terminal),
-            failed=failures,
+            failed=len(burials),
             pending=len(moved) - len(terminal),
-            redelivered=len(batch) - len(moved),
+            redelivered=len(decided) - len(moved),
         )
-        return [
-            settled
-            if statuses[settled.event.id] != "failed" or isinstance(settled.outcome, Failed)
-            else Settled(settled.event, Failed("too_many_attempts", None, "gave up"))
-            for settled in terminal
-        ]
+        return terminal
 
 
 def add_up(batch: Sequence[Settled]) -> FirstAttempts | None:
@@ -182,7 +234,17 @@ def first_attempts_of(batch: Sequence[Settled]) -> FirstAttempts | None:
 
 
 def _error_of(outcome: Failed) -> bytes:
-    return msgspec.json.encode({"code": outcome.code, "field": outcome.field, "message": outcome.message})
+    field = None if outcome.field is None else said(outcome.field)
+    return msgspec.json.encode({"code": said(outcome.code), "field": field, "message": said(outcome.message)})
+
+
+def _replayed(terminal: Sequence[Settled], were_failed: Collection[UUID]) -> list[tuple[UUID, UUID]]:
+    """Return the events (project, id) that had failed before and are processed now."""
+    return [
+        (settled.event.project_id, settled.event.id)
+        for settled in terminal
+        if settled.event.id in were_failed and isinstance(settled.outcome, Processed)
+    ]
 
 
 def _observe(

@@ -16,7 +16,10 @@ _payload_decoder: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(di
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One event. `payload`'s decimals are `Decimal`, so that no money is rounded; times are UTC."""
+    """One event. `payload`'s decimals are `Decimal`, so that no money is rounded; times are UTC.
+
+    `asked_attempt` and `trying_since` are those of its record.
+    """
 
     id: UUID
     project_id: UUID
@@ -29,6 +32,8 @@ class Event(msgspec.Struct, frozen=True):
     session_id: str | None = None
     message_id: str | None = None
     attempt: int = 0
+    asked_attempt: int = 0
+    trying_since: dt.datetime | None = None
 
     @property
     def actor(self) -> str:
@@ -55,6 +60,8 @@ class Event(msgspec.Struct, frozen=True):
             record.session_id,
             record.message_id,
             record.attempt,
+            record.asked_attempt,
+            record.trying_since,
         )
 
 

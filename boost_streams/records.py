@@ -19,7 +19,11 @@ SCHEMA_VERSION = 1
 
 
 class EventRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One event as it travels. `payload` holds the JSON object's bytes; times are UTC."""
+    """One event as it travels. `payload` holds the JSON object's bytes; times are UTC.
+
+    `asked_attempt` is the attempt at which somebody last asked for another try, `trying_since` when a handler first
+    answered "try again" since then: the limits of a handler count from there.
+    """
 
     id: UUID
     project_id: UUID
@@ -32,6 +36,8 @@ class EventRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     session_id: str | None = None
     message_id: str | None = None
     attempt: int = 0
+    asked_attempt: int = 0
+    trying_since: dt.datetime | None = None
 
     @property
     def actor(self) -> str:

@@ -190,8 +190,8 @@ class Worker:
 
     def _wire_agents(self, table: Any) -> None:
         registry = _registry_of(self.settings)
-        dead_letters = DeadLetters(self._publisher(DEAD_LETTER, DeadLetter), _now)
-        settlement = Settlement(self.database)
+        dead_letters = DeadLetters(self._publisher(DEAD_LETTER, DeadLetter), self.database, _now)
+        settlement = Settlement(self.database, registry=registry, now=_now)
         postponing = Postponing(self.database)
         notices = SettledNotices(self._publisher(SETTLED, SettledDeltas), _now)
         self.app.before_stop.append(notices.flush)

@@ -89,7 +89,7 @@ UPDATE event_retries r SET
     last_published_at = now(), publish_count = r.publish_count + 1, worker_id = $5, seq = $6
 FROM unnest($1::uuid[], $2::uuid[]) AS t (project_id, event_id)
 WHERE r.project_id = t.project_id AND r.event_id = t.event_id
-RETURNING r.project_id, r.event_id, r.attempt, r.last_published_at
+RETURNING r.project_id, r.event_id, r.attempt, r.last_published_at, r.asked_attempt, r.trying_since
 """
 # OFFSET 0 keeps the list outside and the look-up by key inside, whatever plan is cached.
 _PENDING_OF_RETRIES = f"""
@@ -231,7 +231,15 @@ async def _claimed_retries(connection: Connection, rows: Sequence[Any]) -> Claim
     ids = [row["event_id"] for row in rows]
     attempts = [row["attempt"] for row in rows]
     found = await connection.fetch(_PENDING_OF_RETRIES, projects, ids, attempts, min(ids), max(ids))
-    records = [record_of_row(event) for event in found]
+    claimed = {row["event_id"]: row for row in rows}
+    records = [
+        msgspec.structs.replace(
+            record_of_row(event),
+            asked_attempt=claimed[event["id"]]["asked_attempt"],
+            trying_since=claimed[event["id"]]["trying_since"],
+        )
+        for event in found
+    ]
     alive = {record.id for record in records}
     gone = [n for n, event_id in enumerate(ids) if event_id not in alive]
     if gone:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
@@ -47,16 +47,26 @@ WHERE e.project_id = $1 AND e.id = ANY($2::uuid[]) AND e.id BETWEEN $3 AND $4
     AND ($5::text IS NULL OR e.status = $5)
 ORDER BY e.id DESC
 """  # noqa: S608 - only column names are put in
-_RETRY = """
+#: How many earlier failures a dead letter remembers; before them, the oldest are forgotten.
+MOST_HISTORY = 20
+# Its dead letter goes with it. The event's row is locked first, so whoever else writes the letter has waited before.
+_RETRY = f"""
 WITH again AS (
     UPDATE events e SET status = 'pending', attempt = e.attempt + 1, settled_at = NULL, error = NULL
     WHERE e.project_id = $1 AND e.id = $2 AND e.status = 'failed'
     RETURNING e.project_id, e.id, e.attempt
+), letter AS (
+    UPDATE dead_letters d SET status = 'replaying', closed_at = NULL, replays = d.replays + 1,
+        history = CASE WHEN jsonb_array_length(d.history) < {MOST_HISTORY} THEN d.history ELSE d.history - 0 END
+            || jsonb_build_object('failedAt', to_char(d.last_failed_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+                'code', d.code, 'field', d.field, 'message', d.message, 'attempts', d.attempts,
+                'replayedAt', to_char(now(), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))
+    WHERE d.project_id = $1 AND d.id = $2 AND EXISTS (SELECT 1 FROM again)
 )
-INSERT INTO event_retries (project_id, event_id, attempt, was_failed, reason, due_at)
-SELECT a.project_id, a.id, a.attempt, true, 'asked for', now() FROM again a
+INSERT INTO event_retries (project_id, event_id, attempt, asked_attempt, was_failed, reason, due_at)
+SELECT a.project_id, a.id, a.attempt, a.attempt, true, 'asked for', now() FROM again a
 RETURNING attempt
-"""
+"""  # noqa: S608 - only a number is put in
 _STATUS = "SELECT e.status FROM events e WHERE e.project_id = $1 AND e.id = $2"
 
 
@@ -203,6 +213,8 @@ async def _by_ids(
 async def retry_event(connection: Connection, project_id: UUID, event_id: UUID) -> int:
     """Hand a failed event over again: pending, one attempt more, its row in `event_retries` due now.
 
+    Its dead letter, if it has one, is being replayed from then on.
+
     Returns:
         The new attempt.
 
@@ -217,6 +229,15 @@ async def retry_event(connection: Connection, project_id: UUID, event_id: UUID) 
     if status is None:
         raise _no_such_event(event_id)
     raise Conflict(f"event {event_id} is {status}; only a failed event can be tried again")
+
+
+async def retry_events(connection: Connection, project_id: UUID, event_ids: Sequence[UUID]) -> int:
+    """Hand those of these events that failed over again, in the order of their ids; return how many.
+
+    Each by its key: no plan can go wrong, however many days they are spread over.
+    """
+    keys = [(project_id, event_id) for event_id in sorted(set(event_ids))]
+    return len(await connection.fetchmany(_RETRY, keys)) if keys else 0
 
 
 def _no_such_event(event_id: UUID) -> NotFound:

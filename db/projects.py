@@ -51,6 +51,10 @@ WITH doomed AS (
     SELECT event_id FROM event_retries WHERE project_id = $1 ORDER BY event_id LIMIT $2 FOR UPDATE)
 DELETE FROM event_retries r USING doomed d WHERE r.project_id = $1 AND r.event_id = d.event_id
 """
+_DELETE_LETTERS = """
+WITH doomed AS (SELECT id FROM dead_letters WHERE project_id = $1 ORDER BY id LIMIT $2 FOR UPDATE)
+DELETE FROM dead_letters d USING doomed o WHERE d.project_id = $1 AND d.id = o.id
+"""
 _DELETE_END_USERS = """
 WITH doomed AS (SELECT id FROM end_users WHERE project_id = $1 ORDER BY id LIMIT $2 FOR UPDATE)
 DELETE FROM end_users u USING doomed d WHERE u.project_id = $1 AND u.id = d.id
@@ -67,6 +71,7 @@ _DELETE_PROJECT = "DELETE FROM projects WHERE id = $1"
 #: In the order in which a settlement takes its locks.
 _CHUNKED = (
     ("event_retries", _DELETE_RETRIES),
+    ("dead_letters", _DELETE_LETTERS),
     ("end_users", _DELETE_END_USERS),
     ("rollups", _DELETE_ROLLUPS),
 )

@@ -1,7 +1,7 @@
 """Moves events on: the status change, the batch's count and the retries, inside the caller's transaction.
 
-Locks are taken in one order by every settlement: events (by batch, project, id), batches, retries, end users, rollups;
-each list sorted.
+Locks are taken in one order by every settlement: events (by batch, project, id), batches, retries, dead letters, end
+users, rollups; each list sorted.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from uuid import UUID
 import asyncpg
 
 from boost_streams.event_id import BATCH_BITS, batch_of
+from db.burial import Burial, burial_parameters
 from db.end_users import Sighting, sighting_parameters
 from db.pool import Connection
 from db.rollups import Addition, RollupKey, addition_parameters
@@ -33,6 +34,15 @@ SELECT boost_settle($1::uuid[], $2::uuid[], $3::jsonb[], $4::uuid[], $5::int[],
     $13::timestamptz[], $14::bigint[],
     $15::uuid[], $16::text[], $17::timestamptz[], $18::uuid[], $19::text[], $20::bigint[], $21::numeric[])
 """
+# The same where some of the events failed: their dead letters are written as well.
+_SETTLE_WITH_FAILURES = """
+SELECT boost_settle_with_failures($1::uuid[], $2::uuid[], $3::jsonb[], $4::uuid[], $5::int[],
+    $6::uuid[], $7::uuid[], $8::text[], $9::jsonb[], $10::jsonb[], $11::timestamptz[], $12::timestamptz[],
+    $13::timestamptz[], $14::bigint[],
+    $15::uuid[], $16::text[], $17::timestamptz[], $18::uuid[], $19::text[], $20::bigint[], $21::numeric[],
+    $22::uuid[], $23::uuid[], $24::text[], $25::text[], $26::text[], $27::text[], $28::text[], $29::int[],
+    $30::text[], $31::int[], $32::bigint[])
+"""
 _SOME_MOVED_BEFORE = "BST01"
 _TAKE_OFF_BATCHES = "SELECT boost_take_off_batches($1::uuid[], $2::int[])"
 _DROP_RETRIES = """
@@ -46,13 +56,14 @@ DELETE FROM event_retries r USING locked l WHERE r.project_id = l.project_id AND
 RETURNING r.event_id, r.was_failed
 """
 _ADD_RETRIES = """
-INSERT INTO event_retries AS r (project_id, event_id, attempt, reason, due_at)
-SELECT t.project_id, t.event_id, t.attempt, t.reason, now() + make_interval(secs => t.after_seconds)
+INSERT INTO event_retries AS r (project_id, event_id, attempt, reason, due_at, trying_since)
+SELECT t.project_id, t.event_id, t.attempt, t.reason, now() + make_interval(secs => t.after_seconds), now()
 FROM unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::float8[])
     AS t (project_id, event_id, attempt, reason, after_seconds)
 ORDER BY t.project_id, t.event_id
 ON CONFLICT (project_id, event_id) DO UPDATE SET
     attempt = excluded.attempt, reason = excluded.reason, due_at = excluded.due_at,
+    trying_since = coalesce(r.trying_since, excluded.trying_since),
     last_published_at = NULL, publish_count = 0, worker_id = NULL, seq = NULL
 """
 
@@ -91,14 +102,17 @@ class FirstAttempts:
     additions: Mapping[RollupKey, Addition]
 
 
-async def settle_across_projects(connection: Connection, done: FirstAttempts) -> bool:
-    """Settle events and write their effects: one statement, and so one transaction.
+async def settle_across_projects(connection: Connection, done: FirstAttempts, burials: Sequence[Burial] = ()) -> bool:
+    """Settle events, write their effects and bury those that failed: one statement, and so one transaction.
 
     Returns:
         False when some of the events had been moved before: then nothing happened.
     """
     try:
-        await connection.execute(_SETTLE, *_parameters(done))
+        if burials:
+            await connection.execute(_SETTLE_WITH_FAILURES, *_parameters(done), *burial_parameters(burials))
+        else:
+            await connection.execute(_SETTLE, *_parameters(done))
     except asyncpg.PostgresError as error:
         if error.sqlstate == _SOME_MOVED_BEFORE:
             return False

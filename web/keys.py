@@ -33,14 +33,16 @@ _MESSAGES = {
 }
 
 
-class _Body(BaseModel):
+class SmallBody(BaseModel):
+    """The body of a small request: its fields in camelCase, and no others."""
+
     model_config = ConfigDict(extra="forbid", strict=True, alias_generator=to_camel, hide_input_in_errors=True)
 
 
-B = TypeVar("B", bound=_Body)
+B = TypeVar("B", bound=SmallBody)
 
 
-class NewKeyBody(_Body):
+class NewKeyBody(SmallBody):
     """The body of `POST /auth/api-keys`."""
 
     name: _Name

@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 from faust.web.views import View
 
-from web import health, ingest, ingest_batch, journey, keys, live, queries
+from web import dead_letters, health, ingest, ingest_batch, journey, keys, live, queries
 from web.services import Handler
 
 ROUTES: Mapping[str, Mapping[str, Handler]] = {
@@ -17,6 +17,10 @@ ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/events/{id}": {"get": queries.get_event},
     "/events/{id}/journey": {"get": journey.get_journey},
     "/events/{id}/retry": {"post": queries.retry_event},
+    "/dead-letters": {"get": dead_letters.list_letters},
+    "/dead-letters/replay": {"post": dead_letters.replay},
+    "/dead-letters/discard": {"post": dead_letters.discard},
+    "/dead-letters/{id}": {"get": dead_letters.get_letter},
     "/live/counts": {"get": live.live_counts},
     "/auth/api-keys": {"post": keys.create_key, "get": keys.list_keys},
     "/auth/api-keys/{id}": {"delete": keys.revoke_key},

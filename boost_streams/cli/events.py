@@ -89,7 +89,7 @@ def show(event_id: UUID, project_id: UUID, as_json: bool) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in shape.items():
         if value is not None:
-            table.add_row(Text(name, style="bold"), Text(_readable(value)))
+            table.add_row(Text(name, style="bold"), Text(readable(value)))
     Console().print(table)
     Console().print(_journey_table(journey, hosts))
     if journey.waiting_for is not None:
@@ -144,11 +144,11 @@ def _table(items: Iterable[StoredEvent]) -> Table:
     for event in items:
         table.add_row(
             str(event.id),
-            Text(_readable(event.event_type)),
+            Text(readable(event.event_type)),
             Text(event.status, style=_COLOURS[event.status]),
             str(event.attempt),
             f"{event.received_at:%Y-%m-%d %H:%M:%S}",
-            Text(_readable(event.user_id or event.anonymous_id or event.session_id or "-")),
+            Text(readable(event.user_id or event.anonymous_id or event.session_id or "-")),
             Text(_error_text(event)),
         )
     return table
@@ -166,7 +166,7 @@ def _journey_table(journey: Journey, hosts: Mapping[UUID, str]) -> Table:
             step.by or "",
             worker,
             "" if step.attempt is None else str(step.attempt),
-            Text(_readable(step.detail or "")),
+            Text(readable(step.detail or "")),
         )
     return table
 
@@ -175,10 +175,10 @@ def _error_text(event: StoredEvent) -> str:
     if event.error is None:
         return ""
     error = msgspec.json.decode(event.error)
-    return _readable(" ".join(str(error[name]) for name in ("field", "message") if error.get(name)))
+    return readable(" ".join(str(error[name]) for name in ("field", "message") if error.get(name)))
 
 
-def _readable(value: object) -> str:
+def readable(value: object) -> str:
     """Write a value for a terminal. What clients sent may hold control characters: they are not passed on."""
     if isinstance(value, msgspec.Raw):
         value = msgspec.json.format(bytes(value), indent=2).decode()

@@ -42,6 +42,9 @@ COMMANDS = {
     "keys": LazyCommand("boost_streams.cli.keys:keys", "Create, list and revoke API keys of a project."),
     "send": LazyCommand("boost_streams.cli.send:send", "Send events to a worker."),
     "events": LazyCommand("boost_streams.cli.events:events", "List, show and retry a project's events."),
+    "dead-letters": LazyCommand(
+        "boost_streams.cli.dead_letters:dead_letters", "List, show, replay and discard what failed for good."
+    ),
     "topics": LazyCommand(
         "boost_streams.cli.topics:topics", "Show topics, how far their readers are behind; pause and resume."
     ),

@@ -17,7 +17,7 @@ from uuid import UUID
 import pytest
 
 from boost_streams.event_id import first_id_of_day, id_at, last_of
-from db import batches, events, settlement
+from db import batches, dead_letters, events, retention, settlement, unreadable
 from db.partitions import ensure_partitions
 from db.pool import Database
 
@@ -263,3 +263,75 @@ async def test_list_of_one_day_reads_one_partition(month: Month, mode: str) -> N
         of_day = scan(month, *bounds, None, 50)
         plan = await explain_as("boost_tenant", month, lambda c, a=of_day: explain(c, events._SCAN, a, mode))
         assert_reads_by_key(plan, partitions=1)
+
+
+FILL_LETTERS = """
+INSERT INTO dead_letters (project_id, id, event_type, handler, code, message, attempts, last_failed_at)
+SELECT $1, gen_random_uuid(), 'page_view', 'tracking', 'missing', 'x', 1, now() - make_interval(secs => n)
+FROM generate_series(1, $2::int) AS n
+"""
+FILTER: list[tuple[Any, str]] = [("open", "text"), ("page_view", "text"), (None, "text"), (None, "text")]
+LETTERS_BY_TIME = "dead_letters_by_time"
+
+
+def letter_bounds(month: Month) -> list[tuple[Any, str]]:
+    day = dt.datetime.combine(month.today, dt.time(), dt.UTC)
+    return [(day - dt.timedelta(days=9), "timestamptz"), (day + dt.timedelta(days=9), "timestamptz")]
+
+
+@pytest.fixture
+async def many_letters(database: Database, project: Any, other_project: Any) -> Month:
+    """A table of letters of two projects and of none."""
+    async with database.across_projects() as connection:
+        for project_id, count in ((project.id, 3_000), (other_project.id, 3_000), (None, 300)):
+            await connection.execute(FILL_LETTERS, project_id, count)
+        today = (await connection.fetchval("SELECT now()")).date()
+    owner = await database.connect(role="boost_owner")
+    try:
+        await owner.execute("ANALYZE dead_letters")
+    finally:
+        await owner.close()
+    return Month(database, project.id, today, today, other_project.id, today)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_letters_are_read_in_the_order_of_their_index(many_letters: Month, mode: str) -> None:
+    since, until = letter_bounds(many_letters)
+    project = (many_letters.project_id, "uuid")
+    newest = [project, *FILTER, until, (events._OLDEST, "uuid"), since, (500, "bigint")]
+    oldest = [project, *FILTER, since, (events._OLDEST, "uuid"), until, (500, "bigint")]
+    for statement, arguments in ((dead_letters._NEWEST_FIRST, newest), (dead_letters._OLDEST_FIRST, oldest)):
+        run = lambda c, s=statement, a=arguments: explain(c, s, a, mode)  # noqa: E731
+        plan = await explain_as("boost_tenant", many_letters, run)
+        assert [node["Index Name"] for node in nodes(plan) if "Index Name" in node] == [LETTERS_BY_TIME]
+        assert not [node for node in nodes(plan) if "Sort" in node["Node Type"]], json.dumps(plan, indent=1)
+        (scan,) = [node for node in nodes(plan) if node.get("Index Name")]
+        assert scan["Actual Rows"] <= 500
+        assert "last_failed_at" in scan["Index Cond"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_letters_are_never_read_in_sequence(many_letters: Month, mode: str) -> None:
+    since, until = letter_bounds(many_letters)
+    project, ids = (many_letters.project_id, "uuid"), ([many_letters.project_id], "uuid[]")
+    tenant: list[tuple[str, list[tuple[Any, str]]]] = [
+        (dead_letters._BY_ID, [project, (events._OLDEST, "uuid")]),
+        (dead_letters._BY_IDS, [project, ids]),
+        (dead_letters._COUNT, [project, *FILTER, since, until]),
+        (dead_letters._IN_STATUS, [project, ids, (["open"], "text[]")]),
+        (dead_letters._DISCARD, [project, ids]),
+    ]
+    pipeline: list[tuple[str, list[tuple[Any, str]]]] = [
+        (retention._DELETE_LETTERS, [project, (events._NEWEST, "uuid"), (10, "bigint")]),
+        (retention._DELETE_CLOSED_LETTERS, [until, (10, "bigint")]),
+        (retention._DELETE_UNREADABLE, [until, (10, "bigint")]),
+        (unreadable._LIST, [(10, "bigint")]),
+        (unreadable._BY_ID, [(events._OLDEST, "uuid")]),
+        (unreadable._DISCARD, [ids]),
+    ]
+    for role, statements in (("boost_tenant", tenant), ("boost_pipeline", pipeline)):
+        for statement, arguments in statements:
+            plan = await explain_as(role, many_letters, lambda c, s=statement, a=arguments: explain(c, s, a, mode))
+            scans = [node for node in nodes(plan) if node.get("Relation Name") == "dead_letters"]
+            assert scans, statement
+            assert not [node for node in scans if node["Node Type"] == "Seq Scan"], json.dumps(plan, indent=1)

@@ -14,7 +14,7 @@ from boost_streams.errors import Unavailable
 from db.pool import Database
 from tests.support.projects import TestProject
 
-TENANT_TABLES = ("api_keys", "end_users", "events", "event_retries", "rollups")
+TENANT_TABLES = ("api_keys", "dead_letters", "end_users", "events", "event_retries", "rollups")
 GUARDED = (*TENANT_TABLES, "projects")
 PIPELINE_ONLY = ("organizations", "event_batches", "event_keys_a", "event_keys_b", "workers", "consumer_progress")
 
@@ -29,6 +29,7 @@ async def filled(database: Database, project: TestProject, other_project: TestPr
                 "INSERT INTO events (id, project_id, event_type, payload, occurred_at) "
                 "VALUES ($2, $1, 'click', '{}', now())",
                 "INSERT INTO event_retries (project_id, event_id, attempt, due_at) VALUES ($1, $2, 1, now())",
+                "INSERT INTO dead_letters (project_id, id, code, message, attempts) VALUES ($1, $2, 'x', 'x', 1)",
                 "INSERT INTO end_users (project_id, id, user_id, first_seen_at, last_seen_at) "
                 "VALUES ($1, $2, 'u', now(), now())",
                 "INSERT INTO rollups (project_id, metric, bucket_start, key, dimensions, count) "
@@ -100,6 +101,10 @@ async def test_a_tenant_cannot_write_into_another_project(
         "INSERT INTO events (id, project_id, event_type, payload, occurred_at) "
         "VALUES (gen_random_uuid(), gen_random_uuid(), 'x', '{}', now())",
         "UPDATE rollups SET count = 0",
+        "DELETE FROM dead_letters",
+        "UPDATE dead_letters SET message = 'fine'",
+        "INSERT INTO dead_letters (project_id, id, code, message, attempts) "
+        "VALUES (gen_random_uuid(), gen_random_uuid(), 'x', 'x', 1)",
         "DELETE FROM projects",
         "TRUNCATE events",
         "ALTER TABLE events DISABLE ROW LEVEL SECURITY",

@@ -14,7 +14,8 @@ import pytest
 
 from agents.effects import Settled
 from agents.handlers import load_registry
-from agents.settlement import MOST_ATTEMPTS, Settlement
+from agents.registry import MAX_ATTEMPTS
+from agents.settlement import Settlement
 from boost_streams.events import Event
 from boost_streams.outcomes import Count, Processed, TryAgain, failed, processed
 from boost_streams.records import EventRecord
@@ -110,7 +111,7 @@ async def test_try_again_moves_to_retries_and_back(database: Database, settlemen
 async def test_after_many_attempts_an_event_fails(database: Database, settlement: Settlement) -> None:
     project = await make_project(database)
     (event,) = await events_of(database, await store(database, project.id, "foo"))
-    for attempt in range(MOST_ATTEMPTS):
+    for attempt in range(MAX_ATTEMPTS):
         (event,) = await events_of(database, [event.id])
         assert event.attempt == attempt
         await settlement.settle("default", [Settled(event, TryAgain("away"))])

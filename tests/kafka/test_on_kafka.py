@@ -169,6 +169,12 @@ async def test_an_unreadable_message_is_dead_lettered_and_the_agents_go_on(
         failed = [letter for letter in letters if letter.reason != "malformed"]
         assert failed
         assert all(letter.event_id and letter.project_id == project.id and letter.handler for letter in failed)
+        async with database.across_projects() as connection:
+            rows = await connection.fetch("SELECT * FROM dead_letters")
+            all_failed = await connection.fetch("SELECT id FROM events WHERE status = 'failed'")
+        assert {row["id"] for row in rows if row["project_id"] == project.id} == {row["id"] for row in all_failed}
+        assert len([row for row in rows if row["project_id"] is None]) == len(garbage) * len(topics)
+        assert all(row["topic"].startswith(prefix) and row["offset"] >= 0 for row in rows)
 
 
 async def test_topics_wiped_while_events_are_pending(

@@ -89,4 +89,4 @@ def test_the_checks_see_something() -> None:
     assert len(named_parts()) > 50
     assert "Settlement.settle" in names_of("agents/settlement.py")
     assert "Settlement.settled" not in names_of("agents/settlement.py")
-    assert "MOST_ATTEMPTS" in names_of("agents/settlement.py")
+    assert "MAX_ATTEMPTS" in names_of("agents/registry.py")

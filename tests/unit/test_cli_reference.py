@@ -11,7 +11,7 @@ import pytest
 from boost_streams.cli.main import COMMANDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").read_text()
-SECTIONS = dict(re.findall(r"^## boost (\w+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+SECTIONS = dict(re.findall(r"^## boost ([\w-]+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 
 
 def options_of(command: click.Command) -> set[str]:

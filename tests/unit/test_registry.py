@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agents.handlers import FAMILIES, load_registry
-from agents.registry import Example, Handler, Registry
+from agents.registry import MAX_AGE_SECONDS, MAX_ATTEMPTS, Example, Handler, Registry
 from boost_streams.outcomes import processed
 
 
@@ -134,3 +134,23 @@ def test_a_module_that_is_not_there_is_named() -> None:
 def test_two_handlers_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="two handlers are called video"):
         Registry([handler(), handler(EVENT_TYPES=("video_stop",)), DEFAULT], FAMILIES)
+
+
+def test_a_handler_has_limits_of_its_own_or_the_usual_ones() -> None:
+    assert (handler().max_attempts, handler().max_age_seconds) == (MAX_ATTEMPTS, MAX_AGE_SECONDS)
+    own = handler(MAX_ATTEMPTS=3, MAX_AGE_SECONDS=60)
+    assert (own.max_attempts, own.max_age_seconds) == (3, 60.0)
+
+
+@pytest.mark.parametrize("value", [0, -1, True, None, float("nan"), "60"])
+@pytest.mark.parametrize("part", ["MAX_ATTEMPTS", "MAX_AGE_SECONDS"])
+def test_a_limit_is_a_number_above_0(part: str, value: Any) -> None:
+    limited = module()
+    setattr(limited, part, value)
+    with pytest.raises(TypeError, match=f"{part} of handler module agents.handlers.video must be a number above 0"):
+        Handler.of_module(limited)
+
+
+def test_attempts_are_whole() -> None:
+    with pytest.raises(TypeError, match="MAX_ATTEMPTS"):
+        handler(MAX_ATTEMPTS=1.5)

@@ -3,7 +3,7 @@
 from db.migrations.sql_file import run_sql_file
 
 revision = "0006"
-down_revision = "0003"
+down_revision = "0005"
 
 
 def upgrade() -> None:

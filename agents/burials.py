@@ -1,0 +1,53 @@
+"""What the dead letters of a batch say: who failed, by which handler, and where it stood on the broker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from agents.effects import Settled
+from agents.payload_fields import clean_text
+from agents.registry import Registry
+from agents.streams import Taken
+from boost_streams.outcomes import Failed
+from db.burial import Burial, Origin
+
+
+class Origins:
+    """Where the events of some messages stood; looked up only once one of them fails."""
+
+    def __init__(self, taken: Sequence[Taken] = ()) -> None:
+        self._taken = taken
+        self._found: dict[UUID, Taken] | None = None
+
+    def of(self, event_id: UUID) -> Origin | None:
+        """Return where an event stood; None when none of the messages holds it."""
+        if self._found is None:
+            held = ((message, getattr(message.value, "events", ())) for message in self._taken)
+            self._found = {event.id: message for message, events in held for event in events}
+        message = self._found.get(event_id)
+        return None if message is None else Origin(message.topic, message.partition, message.offset)
+
+
+def said(text: object) -> str:
+    """Return what a handler said as PostgreSQL can store it: with a text that it refuses no event could even fail."""
+    return clean_text(str(text))
+
+
+def burials_of(batch: Sequence[Settled], registry: Registry, origins: Origins) -> list[Burial]:
+    """Return what is to be buried of a batch: one burial for each event that failed."""
+    return [
+        Burial(
+            project_id=event.project_id,
+            event_id=event.id,
+            event_type=event.event_type,
+            handler=registry.handler_of(event.event_type).name,
+            code=said(outcome.code),
+            field=None if outcome.field is None else said(outcome.field),
+            message=said(outcome.message),
+            attempts=event.attempt + 1,
+            origin=origins.of(event.id),
+        )
+        for event, outcome in ((settled.event, settled.outcome) for settled in batch)
+        if isinstance(outcome, Failed)
+    ]
