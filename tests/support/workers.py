@@ -44,6 +44,7 @@ class WorkerProcess:
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
     log: Path = field(default_factory=new_log)
+    module: str = "boost_streams.worker"
 
     @property
     def url(self) -> str:
@@ -62,7 +63,7 @@ class WorkerProcess:
         }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "faust", "-A", "boost_streams.worker", "worker", "-l", "info"],
+                [sys.executable, "-m", "faust", "-A", self.module, "worker", "-l", "info"],
                 env=environment,
                 stdout=log,
                 stderr=log,
