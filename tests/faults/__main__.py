@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import random
 import sys
+
+import structlog
 
 from tests.faults import results
 from tests.faults.campaigns import BY_NAME, CAMPAIGNS, schedule
@@ -33,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"no such campaign: {', '.join(unknown)}; there are {', '.join(BY_NAME)}")
     seed = options.seed or random.randrange(1, 1_000_000)
     chosen = [BY_NAME[name] for name in options.only.split(",") if name] or list(CAMPAIGNS)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     print(f"seed {seed}, scale {options.scale:g}", flush=True)
     failed = []
     for campaign in chosen:

@@ -68,6 +68,8 @@ class Campaign:
     #: Several faults may last at once.
     overlapping: bool = False
     on_small_disk: bool = False
+    #: Clients go through a proxy as well; else they reach workers directly, and see how a listener ends.
+    clients_too: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
     rules: Rules = Rules()
 
@@ -98,7 +100,7 @@ def _network(pair: str) -> Campaign:
             ("cut mid-message", network.CutMidMessage),
         )
     ]
-    return Campaign(f"network-{pair}", kinds)
+    return Campaign(f"network-{pair}", kinds, clients_too=pair == "clients")
 
 
 CAMPAIGNS = (

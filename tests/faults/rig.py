@@ -57,9 +57,9 @@ class Rig:
         """The settings of its workers."""
         return load_settings(self.environment)
 
-    def url_of(self, number: int) -> str:
+    def url_of(self, number: int, *, direct: bool) -> str:
         """Where clients reach a worker."""
-        return f"http://127.0.0.1:{self.proxies[f'worker {number}'].port}"
+        return self.workers[number].url if direct else f"http://127.0.0.1:{self.proxies[f'worker {number}'].port}"
 
     def proxies_of(self, pair: str) -> list[FaultProxy]:
         """Return the proxies between workers and a server, or, for `clients`, between clients and workers."""
@@ -96,6 +96,11 @@ def small_disk() -> Iterator[Path]:
             yield folder
         finally:
             subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def _remove(worker: WorkerProcess) -> None:
+    worker.stop()
+    worker.log.unlink(missing_ok=True)
 
 
 async def _migrated(postgres: EmbeddedPostgres) -> str:
@@ -151,7 +156,7 @@ async def running_rig(
         for number, worker in enumerate(processes):
             proxy = fault_proxy("127.0.0.1", worker.port, chance=chance)
             proxies[f"worker {number}"] = await stack.enter_async_context(proxy)
-            stack.callback(worker.stop)
+            stack.callback(_remove, worker)
         rig = Rig(postgres, kafka, redis, proxies, environment, processes, database, small_disk=disk)
         rig.projects = [await make_project(database, f"shop-{number}") for number in range(_PROJECTS)]
         await rig.ensure_running()

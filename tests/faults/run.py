@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tests.faults.campaigns import Campaign, Planned, schedule
@@ -21,8 +24,8 @@ from tests.support.waiting import eventually
 Say = Callable[[str], None]
 
 _SETTLED = """
-SELECT (SELECT count(*) FROM events WHERE status = 'pending') AS events, (SELECT count(*) FROM event_batches) AS batches,
-    (SELECT count(*) FROM event_retries) AS retries
+SELECT (SELECT count(*) FROM events WHERE status = 'pending') AS events,
+    (SELECT count(*) FROM event_batches) AS batches, (SELECT count(*) FROM event_retries) AS retries
 """
 _CAUGHT_UP = """
 SELECT count(*) AS partitions, bool_and(caught_up AND recorded_at > now() - interval '4 seconds') AS caught_up
@@ -64,7 +67,7 @@ async def run(campaign: Campaign, seed: int, scale: float, say: Say) -> Outcome:
     chance = random.Random(f"traffic {campaign.name} {seed}")
     rig_options: dict[str, Any] = {"on_small_disk": campaign.on_small_disk, "extra": dict(campaign.environment)}
     async with running_rig(campaign.workers, chance, **rig_options) as rig:
-        urls = [lambda number=number: rig.url_of(number) for number in range(len(rig.workers))]
+        urls = [rig.url_of(number, direct=not campaign.clients_too) for number in range(len(rig.workers))]
         client = TrafficClient(urls, rig.projects, random.Random(f"client {seed}"))
         try:
             await _under_load(campaign, schedule(campaign, seed, scale), rig, client, chance, outcome, say)
@@ -73,16 +76,19 @@ async def run(campaign: Campaign, seed: int, scale: float, say: Say) -> Outcome:
             outcome.problems.append(f"{type(error).__name__}: {error}")
         await _judge(campaign, rig, client, outcome)
         if outcome.problems:
-            say(
-                "\n".join(
-                    f"-- {worker.url}\n{worker.log.read_text(errors='replace')[-3000:]}" for worker in rig.workers
-                )
-            )
-        for worker in rig.workers:
-            worker.stop()
-            worker.log.unlink(missing_ok=True)
+            keep_logs(rig, say)
     outcome.seconds = round(time.monotonic() - started, 1)
     return outcome
+
+
+def keep_logs(rig: Rig, say: Say) -> None:
+    """Copy the logs of a run that was not as it must be to where they outlive it."""
+    folder = Path(tempfile.mkdtemp(prefix="boost-faults-"))
+    for number, worker in enumerate(rig.workers):
+        shutil.copy(worker.log, folder / f"worker-{number}.log")
+    for server in (rig.postgres, rig.kafka):
+        shutil.copy(server.data_dir / f"{server.name}.log", folder / f"{server.name}.log")
+    say(f"  logs: {folder}")
 
 
 async def _under_load(
@@ -162,7 +168,7 @@ async def _quiescence(campaign: Campaign, rig: Rig, client: TrafficClient, outco
     async def caught_up() -> bool:
         async with rig.database.across_projects() as connection:
             row = await connection.fetchrow(_CAUGHT_UP)
-        assert row["partitions"] and row["caught_up"], dict(row)
+        assert all(row.values()), dict(row)
         return True
 
     await eventually(caught_up, deadline=60, what="consumers caught up, so nothing comes again")

@@ -12,7 +12,7 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,9 +64,7 @@ class Figures:
 class TrafficClient:
     """Sends events of several projects to any of several workers at a steady rate until it is stopped."""
 
-    def __init__(
-        self, urls: Sequence[Callable[[], str]], projects: Sequence[TestProject], chance: random.Random
-    ) -> None:
+    def __init__(self, urls: Sequence[str], projects: Sequence[TestProject], chance: random.Random) -> None:
         self._urls = urls
         self._projects = projects
         self._chance = chance
@@ -189,7 +187,7 @@ class TrafficClient:
 
     async def _post(self, parcel: _Parcel) -> tuple[int, Any, float | None]:
         self._turn += 1
-        url = self._urls[self._turn % len(self._urls)]()
+        url = self._urls[self._turn % len(self._urls)]
         many = len(parcel.promises) > 1
         path, body = ("/events/batch", {"events": parcel.bodies}) if many else ("/events", parcel.bodies[0])
         headers = {"x-api-key": parcel.project.key}

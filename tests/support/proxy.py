@@ -69,7 +69,7 @@ class FaultProxy:
         return len(self._connections)
 
     def half_open(self) -> int:
-        """Drop whatever the present connections send from now on, for ever; new ones work. Returns how many they are."""
+        """Drop whatever the present connections send from now on, for ever; new ones work. Returns how many."""
         for connection in self._connections:
             connection.silent = True
         return len(self._connections)
