@@ -89,6 +89,9 @@ def schedule(campaign: Campaign, seed: int, scale: float = 1.0) -> list[Planned]
 #: What was published and not settled counts as stuck soon: Kafka forgot it, and nothing else finds it.
 _SOON_STUCK = {"SWEEP_STUCK_AFTER_SECONDS": "5", "SWEEP_INTERVAL_SECONDS": "2"}
 
+#: What clients may see of workers that are replaced: a refused connection or a 503, and nothing cut off.
+_DEPLOY = Rules(settled_within=30, resets=0)
+
 
 def _network(pair: str) -> Campaign:
     kinds = [
@@ -112,12 +115,12 @@ CAMPAIGNS = (
     Campaign(
         "terminate",
         [Kind("SIGTERM of a random worker", faults.TerminateWorker, 20, after=(1.0, 3.0))],
-        rules=Rules(settled_within=30),
+        rules=_DEPLOY,
     ),
     Campaign(
         "rolling-restart",
         [Kind("rolling restart of all workers", faults.RollingRestart, 5)],
-        rules=Rules(settled_within=30),
+        rules=_DEPLOY,
     ),
     Campaign(
         "postgres-kill",

@@ -35,7 +35,8 @@ async def _producer(rig: Rig) -> AsyncIterator[Any]:
         yield producer
     finally:
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(producer.stop(), 5)
+            async with asyncio.timeout(5):
+                await producer.stop()
 
 
 @dataclass(slots=True)
@@ -43,6 +44,7 @@ class EverythingTwice:
     """Every message of the topics that a batch passes through comes again: shuffled, on any partition."""
 
     repeated: int = 0
+    _stopping: bool = False
     _task: asyncio.Task[None] | None = None
 
     async def start(self, rig: Rig, chance: random.Random) -> None:
@@ -52,11 +54,12 @@ class EverythingTwice:
     async def stop(self, rig: Rig) -> None:
         """Repeat nothing more."""
         assert self._task is not None
+        self._stopping = True
+        await asyncio.wait([self._task], timeout=10)
         self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self, rig: Rig, chance: random.Random) -> None:
-        while True:
+        while not self._stopping:
             with contextlib.suppress(KafkaError, OSError, TimeoutError):
                 await self._repeat(rig, chance)
             await asyncio.sleep(0.5)
@@ -69,12 +72,13 @@ class EverythingTwice:
         await consumer.start()
         try:
             async with _producer(rig) as producer:
-                while True:
+                while not self._stopping:
                     await self._once(consumer, producer, chance)
                     await asyncio.sleep(_GATHER_SECONDS)
         finally:
             with contextlib.suppress(Exception):
-                await asyncio.wait_for(consumer.stop(), 5)
+                async with asyncio.timeout(5):
+                    await consumer.stop()
 
     async def _once(self, consumer: Any, producer: Any, chance: random.Random) -> None:
         found = await consumer.getmany(timeout_ms=500)
@@ -82,12 +86,10 @@ class EverythingTwice:
         chance.shuffle(messages)
         for message in messages:
             partitions = sorted(await producer.partitions_for(message.topic))
-            await asyncio.wait_for(
-                producer.send_and_wait(
+            async with asyncio.timeout(10):
+                await producer.send_and_wait(
                     message.topic, message.value, partition=chance.choice(partitions), headers=[_AGAIN]
-                ),
-                10,
-            )
+                )
             self.repeated += 1
 
 
@@ -102,7 +104,8 @@ class Unreadable:
         async with _producer(rig) as producer:
             for topic in hop_topics(rig):
                 for value in UNREADABLE:
-                    await asyncio.wait_for(producer.send_and_wait(topic, value), 10)
+                    async with asyncio.timeout(10):
+                        await producer.send_and_wait(topic, value)
                     self.sent += 1
 
     async def stop(self, rig: Rig) -> None:

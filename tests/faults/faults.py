@@ -37,12 +37,14 @@ class KillWorker:
     async def start(self, rig: Rig, chance: random.Random) -> None:
         """Kill one that runs, whether or not it is ready."""
         self.victim = _any_running(rig, chance)
+        rig.held.append(self.victim)
         self.victim.kill()
 
     async def stop(self, rig: Rig) -> None:
         """Start it."""
         assert self.victim is not None
         self.victim.start()
+        rig.held.remove(self.victim)
 
 
 @dataclass(slots=True)
@@ -56,13 +58,15 @@ class TerminateWorker:
     async def start(self, rig: Rig, chance: random.Random) -> None:
         """Ask it to end, and wait."""
         self.victim = _any_running(rig, chance)
-        await self.victim.ready(60)
+        await rig.ready(self.victim)
+        rig.held.append(self.victim)
         await self.victim.terminate(self.within)
 
     async def stop(self, rig: Rig) -> None:
         """Start it."""
         assert self.victim is not None
         self.victim.start()
+        rig.held.remove(self.victim)
 
 
 @dataclass(slots=True)
@@ -74,10 +78,12 @@ class RollingRestart:
     async def start(self, rig: Rig, chance: random.Random) -> None:
         """Restart each."""
         for worker in chance.sample(rig.workers, len(rig.workers)):
-            await worker.ready(60)
+            await rig.ready(worker)
+            rig.held.append(worker)
             await worker.terminate(self.within)
             worker.start()
-            await worker.ready(60)
+            rig.held.remove(worker)
+            await rig.ready(worker)
 
     async def stop(self, rig: Rig) -> None:
         """Do nothing: all of them run."""
@@ -92,7 +98,7 @@ class PauseWorker:
     async def start(self, rig: Rig, chance: random.Random) -> None:
         """Stop one that is ready."""
         self.victim = _any_running(rig, chance)
-        await self.victim.ready(60)
+        await rig.ready(self.victim)
         assert self.victim.process is not None
         self.victim.process.send_signal(signal.SIGSTOP)
 
@@ -100,7 +106,8 @@ class PauseWorker:
         """Let it go on; it may find out that it is late and leave, and is then started again."""
         assert self.victim is not None
         assert self.victim.process is not None
-        self.victim.process.send_signal(signal.SIGCONT)
+        if self.victim.process.poll() is None:
+            self.victim.process.send_signal(signal.SIGCONT)
 
 
 @dataclass(slots=True)

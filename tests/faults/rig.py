@@ -25,11 +25,13 @@ from tests.support.databases import url_of_database
 from tests.support.projects import TestProject, make_project
 from tests.support.proxy import FaultProxy, fault_proxy
 from tests.support.servers import server_folder
+from tests.support.waiting import eventually
 from tests.support.workers import WorkerProcess
 
 #: Like a server in production in all that a crash can show; only small.
 _POSTGRES = {"max_wal_size": "256MB", "wal_keep_size": "0"}
 _PROJECTS = 3
+_SUPERVISOR_SECONDS = 0.5
 _SMALL_MEGABYTES = 400
 
 
@@ -51,6 +53,21 @@ class Rig:
     projects: list[TestProject] = field(default_factory=list)
     #: The folder that can run full, in a campaign with a small disk.
     small_disk: Path | None = None
+    #: Workers that a fault has ended and will start again: the supervisor leaves them alone.
+    held: list[WorkerProcess] = field(default_factory=list)
+    #: Exit codes of workers that ended by themselves.
+    left: list[int] = field(default_factory=list)
+
+    async def supervise(self) -> None:
+        """Start workers that end by themselves, as whatever runs them in production does; until cancelled."""
+        while True:
+            for worker in self.workers:
+                if worker in self.held or worker.process is None:
+                    continue
+                if (code := worker.process.poll()) is not None:
+                    self.left.append(code)
+                    worker.start()
+            await asyncio.sleep(_SUPERVISOR_SECONDS)
 
     @property
     def settings(self) -> Settings:
@@ -72,13 +89,25 @@ class Rig:
         for server in (self.postgres, self.kafka, self.redis):
             if not server.alive():
                 await asyncio.to_thread(server.start)
+        self.held.clear()
         for worker in self.workers:
-            if worker.process is not None and worker.process.poll() is None:
-                worker.process.send_signal(signal.SIGCONT)
-            else:
+            if worker.process is None:
                 worker.start()
+            elif worker.process.poll() is None:
+                worker.process.send_signal(signal.SIGCONT)
         for worker in self.workers:
-            await worker.ready(60)
+            await self.ready(worker)
+
+    async def ready(self, worker: WorkerProcess, deadline: float = 60) -> None:
+        """Wait until a worker is ready, whether or not it ends and is started again meanwhile."""
+
+        async def is_ready() -> bool:
+            with contextlib.suppress(RuntimeError):
+                await worker.ready(deadline)
+                return True
+            return False
+
+        await eventually(is_ready, deadline=deadline, what=f"worker {worker.url} ready")
 
 
 @contextlib.contextmanager
@@ -160,4 +189,6 @@ async def running_rig(
         rig = Rig(postgres, kafka, redis, proxies, environment, processes, database, small_disk=disk)
         rig.projects = [await make_project(database, f"shop-{number}") for number in range(_PROJECTS)]
         await rig.ensure_running()
+        supervisor = asyncio.create_task(rig.supervise())
+        stack.callback(supervisor.cancel)
         yield rig

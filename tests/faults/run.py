@@ -190,6 +190,7 @@ async def _judge(campaign: Campaign, rig: Rig, client: TrafficClient, outcome: O
         "refused": figures.refused,
         "timeouts": figures.timeouts,
         "slowest_503": round(figures.slowest_503, 2),
+        "left_by_themselves": rig.left,
     }
     for name, value in verdict.problems.items():
         shown = f"{len(value)}, such as {value[:3]}" if isinstance(value, list) else value
