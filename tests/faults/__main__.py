@@ -19,6 +19,7 @@ from tests.faults.campaigns import BY_NAME, CAMPAIGNS, schedule
 from tests.faults.document import write_document
 from tests.faults.rig import CannotBeHad
 from tests.faults.run import run
+from tests.support.workers import LOGS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"no such campaign: {', '.join(unknown)}; there are {', '.join(BY_NAME)}")
     seed = options.seed or random.randrange(1, 1_000_000)
     chosen = [BY_NAME[name] for name in options.only.split(",") if name] or list(CAMPAIGNS)
+    logging.getLogger("asyncpg").setLevel(logging.CRITICAL)  # its pool tells of each connection that fails
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     print(f"seed {seed}, scale {options.scale:g}", flush=True)
     failed = []
@@ -50,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         except CannotBeHad as error:
             print(f"skipped: {error}", flush=True)
             continue
+        remove_logs()
         print(
             f"{sum(outcome.faults.values())} faults, {outcome.events} events, {outcome.accepted} answered 202, "
             f"{outcome.lost} lost, {outcome.duplicate_effects} duplicate effects; longest wait for a 202 "
@@ -66,6 +69,12 @@ def main(arguments: list[str] | None = None) -> int:
             write_document()
     print(f"not as it must be: {', '.join(failed)} (seed {seed})" if failed else "all as it must be", flush=True)
     return 1 if failed else 0
+
+
+def remove_logs() -> None:
+    """Remove what workers logged; the logs of a run that was not as it must be are kept elsewhere."""
+    while LOGS:
+        LOGS.pop().unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -209,4 +209,30 @@ CAMPAIGNS = (
     ),
 )
 
-BY_NAME = {campaign.name: campaign for campaign in CAMPAIGNS}
+#: A few of each on one rig, one after the other: what the ordinary tests run.
+SELECTION = Campaign(
+    "selection",
+    [
+        Kind("worker killed", faults.KillWorker, 5, after=(2.0, 4.0)),
+        Kind("SIGTERM", faults.TerminateWorker, 3, after=(1.0, 3.0)),
+        Kind("worker paused", faults.PauseWorker, 1, lasts=(8.0, 9.0), after=(1.0, 2.0)),
+        Kind("PostgreSQL killed", faults.PostgresKilled, 2, lasts=(0.5, 1.5), after=(2.0, 3.0)),
+        Kind("PostgreSQL fails over", faults.PostgresFailsOver, 1, lasts=(5.0, 5.0), after=(1.0, 2.0)),
+        Kind("Kafka killed", faults.KafkaKilled, 1, after=(3.0, 4.0)),
+        Kind("Redis stopped", faults.RedisStopped, 1, lasts=(1.0, 2.0), after=(0.5, 1.0)),
+        Kind("unreadable messages", Unreadable, 1, after=(0.5, 1.0)),
+        *(
+            Kind(f"{make.__name__}: {pair}", partial(make, pair), 1, lasts=(3.0, 4.0), after=(0.5, 1.0))
+            for pair, make in (
+                ("postgres", network.CutMidMessage),
+                ("postgres", network.HalfOpen),
+                ("kafka", network.Loss),
+                ("clients", network.CutMidMessage),
+            )
+        ),
+    ],
+    throughout=(EverythingTwice,),
+    clients_too=True,
+)
+
+BY_NAME = {campaign.name: campaign for campaign in (*CAMPAIGNS, SELECTION)}

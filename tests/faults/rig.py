@@ -127,11 +127,6 @@ def small_disk() -> Iterator[Path]:
             subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
-def _remove(worker: WorkerProcess) -> None:
-    worker.stop()
-    worker.log.unlink(missing_ok=True)
-
-
 async def _migrated(postgres: EmbeddedPostgres) -> str:
     await asyncio.to_thread(postgres.ensure_database, "boost")
     url = url_of_database(postgres.url(), "boost")
@@ -185,7 +180,7 @@ async def running_rig(
         for number, worker in enumerate(processes):
             proxy = fault_proxy("127.0.0.1", worker.port, chance=chance)
             proxies[f"worker {number}"] = await stack.enter_async_context(proxy)
-            stack.callback(_remove, worker)
+            stack.callback(worker.stop)
         rig = Rig(postgres, kafka, redis, proxies, environment, processes, database, small_disk=disk)
         rig.projects = [await make_project(database, f"shop-{number}") for number in range(_PROJECTS)]
         await rig.ensure_running()

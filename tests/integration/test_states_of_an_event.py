@@ -89,7 +89,7 @@ class Known:
 
 
 class Topic:
-    """What is on the broker: each message may come any number of times. It may be away, or the process die in a send."""
+    """What is on the broker: a message may come any number of times. It may be away, or the process die in a send."""
 
     def __init__(self) -> None:
         self.state = BrokerState(("model:1",))
