@@ -151,7 +151,10 @@ CAMPAIGNS = (
     ),
     Campaign(
         "kafka-wipe",
-        [Kind("topics wiped under running workers", TopicsWiped, 2, after=(5.0, 6.0))],
+        [
+            Kind("topics wiped under running workers", TopicsWiped, 2, after=(5.0, 6.0)),
+            Kind("Kafka comes back empty, without topics", faults.KafkaEmptied, 1, after=(5.0, 6.0)),
+        ],
         environment=_SOON_STUCK,
     ),
     Campaign(

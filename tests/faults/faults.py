@@ -180,6 +180,19 @@ class KafkaKilled:
 
 
 @dataclass(slots=True)
+class KafkaEmptied:
+    """Kafka comes back without anything that it had: topics, messages, offsets. Nobody makes the topics but workers."""
+
+    async def start(self, rig: Rig, chance: random.Random) -> None:
+        """Kill it and remove its data."""
+        await asyncio.to_thread(rig.kafka.wipe)
+
+    async def stop(self, rig: Rig) -> None:
+        """Start it, empty."""
+        await asyncio.to_thread(rig.kafka.start)
+
+
+@dataclass(slots=True)
 class RedisStopped:
     """Redis stopped, and started again, empty."""
 

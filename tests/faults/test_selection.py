@@ -1,4 +1,4 @@
-"""A selection of the fault suite, a few faults of most kinds on one rig: nothing accepted is lost, nothing counts twice.
+"""A selection of the fault suite, a few faults of most kinds on one rig: nothing is lost, nothing counts twice.
 
 `make test-faults` runs all of it, each fault as often as docs/reliability.md says.
 """
