@@ -83,7 +83,9 @@ class ConsumerProgress:
     def observe(
         self, topic: str, partition: int, *, committed: int | None, beginning: int, end: int, known: int = 0
     ) -> int | None:
-        """Take in where the broker stands; return the offset to read again when a message was dropped.
+        """Take in where the broker stands; return the offset to read from again when a message was dropped.
+
+        So it is when the topic was made anew: what is on it now begins at its beginning.
 
         Args:
             topic: The topic's name.
@@ -91,13 +93,14 @@ class ConsumerProgress:
             committed: The consumer group's committed offset, if any.
             beginning: The first offset the broker still has.
             end: The offset after its last one.
-            known: The frontier as it stood before the broker was asked: it goes on while the answer travels.
+            known: The frontier, or what is committed beyond it, as it stood before the broker was asked: it goes on
+                while the answer travels.
         """
         state = self._of(topic, partition)
         if end < known:
             # The topic was made anew, empty: what was known of the old one says nothing of this one.
             self._partitions[topic, partition] = _Partition(frontier=beginning)
-            return None
+            return beginning
         state.advance(max(beginning, committed or 0))
         if state.frontier >= end or state.frontier in state.in_hand or state.waited_at != state.frontier:
             state.waited_at, state.waited = state.frontier, 0

@@ -24,7 +24,7 @@ from boost_streams.logs import configure_structlog, get_logger, logging_config
 from boost_streams.monitor import QuietMonitor
 from boost_streams.publishing import BrokerState, reachable
 from boost_streams.settings import Settings
-from boost_streams.topics import ensure_topics, group_id, max_message_bytes, partitions_of
+from boost_streams.topics import ensure_topics, group_id, max_message_bytes, partitions_of, topic_specs
 
 #: How often the gate looks for a broker that is away (seconds).
 _GATE_SECONDS = 0.5
@@ -114,9 +114,11 @@ class ProducerReady(Service):
 
     logger = logging.getLogger(__name__)
 
-    def __init__(self, app: faust.App, state: BrokerState, **kwargs: Any) -> None:
+    def __init__(self, app: faust.App, settings: Settings, state: BrokerState, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._app = app
+        self._settings = settings
+        self._topics = topic_specs(settings)
         self._state = state
 
     async def on_start(self) -> None:
@@ -130,7 +132,12 @@ class ProducerReady(Service):
 
     async def _ask(self) -> None:
         producer: Any = self._app.producer
-        await producer._producer.client.fetch_all_metadata()
+        cluster = await producer._producer.client.fetch_all_metadata()
+        if self._settings.boost_embedded_broker or {spec.name for spec in self._topics} <= cluster.topics():
+            return
+        # The broker came back without them, and nothing else would make them while this worker runs.
+        if created := await ensure_topics(self._settings):
+            _log.warning("topics made again", action="topics_create", count=len(created))
 
     async def on_stop(self) -> None:
         """Stop publishers from sending: the producer goes next."""
@@ -147,7 +154,7 @@ class BoostApp(faust.App):
         self.boost_settings = boost_settings
         self.broker_state = broker_state
         self.gate = BrokerGate(boost_settings, broker_state)
-        self.producer_ready = ProducerReady(self, broker_state)
+        self.producer_ready = ProducerReady(self, boost_settings, broker_state)
         self.own_services: list[ServiceT] = []
         self.before_stop: list[Hook] = []
         self.after_stop: list[Hook] = []
@@ -259,6 +266,8 @@ def create_app(settings: Settings, web_options: dict[str, Any]) -> BoostApp:
         stream_buffer_maxsize=1024,
         stream_wait_empty=True,
         store="memory://",
+        # The live views are in memory: a changelog that was made anew is no reason to end the process.
+        recovery_consistency_check=False,
         datadir=settings.boost_data_dir,
         autodiscover=False,
         Monitor=QuietMonitor,

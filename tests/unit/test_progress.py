@@ -132,3 +132,11 @@ def test_passed_before_is_unknown_without_fresh_progress_of_every_partition() ->
     stale = [row(0, 90, caught_up=True), row(1, 90, caught_up=True, recorded=94)]
     assert passed_before(stale, ["raw"], 2, at(95)) is None
     assert passed_before(stale, ["raw"], 2, at(94)) == at(90)
+
+
+def test_a_topic_made_anew_is_read_from_its_beginning() -> None:
+    progress = ConsumerProgress()
+    progress.observe("raw", 0, committed=26, beginning=0, end=26)
+    assert progress.observe("raw", 0, committed=None, beginning=0, end=3, known=26) == 0
+    assert progress.frontier("raw", 0) == 0
+    assert progress.position("raw", 0, end=3) == LONG_AGO
