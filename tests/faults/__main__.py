@@ -37,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"no such campaign: {', '.join(unknown)}; there are {', '.join(BY_NAME)}")
     seed = options.seed or random.randrange(1, 1_000_000)
     chosen = [BY_NAME[name] for name in options.only.split(",") if name] or list(CAMPAIGNS)
-    logging.getLogger("asyncpg").setLevel(logging.CRITICAL)  # its pool tells of each connection that fails
+    for library in ("asyncpg", "aiokafka"):  # they tell of each connection that fails
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     print(f"seed {seed}, scale {options.scale:g}", flush=True)
     failed = []

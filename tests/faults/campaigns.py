@@ -174,6 +174,15 @@ CAMPAIGNS = (
         throughout=(EverythingTwice,),
     ),
     Campaign(
+        "handlers",
+        [
+            Kind("a handler that blocks", partial(faults.FatalEvent, "poison_blocks"), 2, after=(8.0, 12.0)),
+            Kind("a handler that ends the process", partial(faults.FatalEvent, "poison_exits"), 2, after=(8.0, 12.0)),
+            Kind("a handler that eats memory", partial(faults.FatalEvent, "poison_eats_memory"), 2, after=(8.0, 12.0)),
+        ],
+        environment={"HANDLER_STALL_SECONDS": "3"},
+    ),
+    Campaign(
         "zombie",
         [
             Kind(

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from boost_streams.embedded.postgres import EmbeddedPostgres
-from tests.faults.rig import Rig
+from boost_streams.settings import Settings
+from tests.faults.rig import CannotBeHad, Rig
 from tests.support.workers import WorkerProcess
 
 
@@ -108,6 +109,23 @@ class PauseWorker:
         assert self.victim.process is not None
         if self.victim.process.poll() is None:
             self.victim.process.send_signal(signal.SIGCONT)
+
+
+@dataclass(slots=True)
+class FatalEvent:
+    """An event whose handler blocks, ends the process or eats its memory."""
+
+    event_type: str
+
+    async def start(self, rig: Rig, chance: random.Random) -> None:
+        """Send it."""
+        if "boost_handler_modules" not in Settings.model_fields:
+            raise CannotBeHad("this release does not keep handlers apart")
+        assert rig.client is not None
+        await rig.client.send({"eventType": self.event_type, "payload": {}})
+
+    async def stop(self, rig: Rig) -> None:
+        """Do nothing: it is on its way."""
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 from agents.registry import Example
 from boost_streams.events import Event
 from boost_streams.outcomes import Count, Outcome, failed, processed, try_again
-from tests.faults import poison_slow
+from tests.faults import poison_fatal, poison_slow
 from tests.support import oracle
 
 FAMILY = "payment"
@@ -89,7 +89,7 @@ def handle_as_the_workers_do() -> oracle.Handle:
     def handled(event: Event) -> Outcome:
         if event.event_type in poison_slow.EVENT_TYPES:
             return poison_slow.handle(event)
-        if event.event_type not in EVENT_TYPES:
+        if event.event_type not in (*EVENT_TYPES, *poison_fatal.EVENT_TYPES):
             return known(event)
         if event.event_type == "poison_later":
             return handle(event)

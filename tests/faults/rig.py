@@ -21,6 +21,7 @@ from boost_streams.settings import Settings, load_settings
 from db.migrate import migrate
 from db.partitions import ensure_partitions
 from db.pool import Database
+from tests.faults.traffic import TrafficClient
 from tests.support.databases import url_of_database
 from tests.support.projects import TestProject, make_project
 from tests.support.proxy import FaultProxy, fault_proxy
@@ -29,6 +30,7 @@ from tests.support.waiting import eventually
 from tests.support.workers import WorkerProcess
 
 #: Like a server in production in all that a crash can show; only small.
+HANDLER_MODULES = tuple(f"tests.faults.{name}" for name in ("poison", "poison_slow", "poison_fatal"))
 _POSTGRES = {"max_wal_size": "256MB", "wal_keep_size": "0"}
 _PROJECTS = 3
 _SUPERVISOR_SECONDS = 0.5
@@ -53,6 +55,8 @@ class Rig:
     projects: list[TestProject] = field(default_factory=list)
     #: The folder that can run full, in a campaign with a small disk.
     small_disk: Path | None = None
+    #: The campaign's client, once there is traffic.
+    client: TrafficClient | None = None
     #: Workers that a fault has ended and will start again: the supervisor leaves them alone.
     held: list[WorkerProcess] = field(default_factory=list)
     #: Exit codes of workers that ended by themselves.
@@ -174,6 +178,8 @@ async def running_rig(
             "KAFKA_TOPIC_PREFIX": f"t{uuid4().hex[:8]}-",
             "REDIS_URL": f"redis://127.0.0.1:{proxies['redis'].port}/0",
             "LOG_FORMAT": "json",
+            "BOOST_HANDLER_MODULES": ",".join(HANDLER_MODULES),
+            "HANDLER_FAILING_LEAST": "1000000",  # poison is meant to fail, and must not pause its handler
             **(extra or {}),
         }
         processes = [WorkerProcess(environment, module="tests.faults.poisoned_worker") for _ in range(workers)]

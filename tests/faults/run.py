@@ -16,7 +16,7 @@ from typing import Any
 from tests.faults.campaigns import Campaign, Planned, schedule
 from tests.faults.faults import Fault
 from tests.faults.poison import handle_as_the_workers_do
-from tests.faults.rig import Rig, running_rig
+from tests.faults.rig import CannotBeHad, Rig, running_rig
 from tests.faults.traffic import TrafficClient
 from tests.support import oracle
 from tests.support.waiting import eventually
@@ -69,9 +69,13 @@ async def run(campaign: Campaign, seed: int, scale: float, say: Say) -> Outcome:
     async with running_rig(campaign.workers, chance, **rig_options) as rig:
         urls = [rig.url_of(number, direct=not campaign.clients_too) for number in range(len(rig.workers))]
         client = TrafficClient(urls, rig.projects, random.Random(f"client {seed}"))
+        rig.client = client
         try:
             await _under_load(campaign, schedule(campaign, seed, scale), rig, client, chance, outcome, say)
             await _quiescence(campaign, rig, client, outcome)
+        except CannotBeHad:
+            await client.close()
+            raise
         except Exception as error:
             outcome.problems.append(f"{type(error).__name__}: {error}")
         await _judge(campaign, rig, client, outcome)

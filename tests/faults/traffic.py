@@ -109,6 +109,11 @@ class TrafficClient:
             self._spawn(parcel)
             count -= len(parcel.bodies)
 
+    async def send(self, event: dict[str, Any]) -> None:
+        """Send one event beside the rest."""
+        await self._limit.acquire()
+        self._spawn(self._parcel(self._chance.choice(self._projects), [event]))
+
     def stop_sending(self) -> None:
         """Send nothing new; what is under way is sent until it is accepted."""
         self._stopping.set()
