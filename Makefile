@@ -25,8 +25,8 @@ test: $(VENV)/.dev-installed ## Run every test that needs no Java
 test-all: $(VENV)/.dev-installed ## Run every test, real Kafka included; a missing part fails
 	BOOST_TEST_ALL=1 $(BIN)/python -m pytest
 
-test-faults: $(VENV)/.dev-installed ## Run the long fault runs on a real Kafka (20 min)
-	BOOST_TEST_ALL=1 BOOST_FAULTS=long $(BIN)/python -m pytest tests/faults -s
+test-faults: $(VENV)/.dev-installed ## Run the whole fault suite, write docs/reliability.md (70 min; ARGS="--only kill --scale 0.1 --seed 7")
+	$(BIN)/python -m tests.faults $(if $(ARGS),,--keep) $(ARGS)
 
 lint: $(VENV)/.dev-installed ## Ruff: lint and format
 	$(BIN)/ruff check .

@@ -50,7 +50,7 @@ class ConsumerPositions:
             return None
         assignment = [tp for tp in app.consumer.assignment() if tp.topic in self._topics]
         self._progress.keep_only({(tp.topic, tp.partition) for tp in assignment})
-        known = {tp: self._progress.frontier(tp.topic, tp.partition) for tp in assignment}
+        known = {tp: self._known(tp) for tp in assignment}
         try:
             async with asyncio.timeout(_OFFSETS_SECONDS):
                 beginnings = await app.consumer.earliest_offsets(*assignment)
@@ -63,13 +63,13 @@ class ConsumerPositions:
             return None
         positions: list[Position] = []
         for tp in assignment:
+            if ends[tp] < known[tp]:
+                self._forget(tp)
             committed = app.consumer._committed_offset.get(tp)
             dropped = self._progress.observe(
                 tp.topic, tp.partition, committed=committed, beginning=beginnings[tp], end=ends[tp], known=known[tp]
             )
             if dropped is not None:
-                if (tp.topic, tp.partition) in self._progress.made_anew:
-                    app.consumer._committed_offset[tp] = None  # that of a partition that is gone
                 _log.warning("reading again", action="seek", topic=tp.topic, partition=tp.partition, offset=dropped)
                 await app.consumer.seek(tp, dropped)
             positions.append((tp.topic, tp.partition, self._progress.position(tp.topic, tp.partition, end=ends[tp])))
@@ -81,6 +81,18 @@ class ConsumerPositions:
             _, end = self._progress.standing(tp.topic, tp.partition)
             if tp.topic == topic and end is not None:  # else the frontier is not known yet, and nothing was given back
                 await self._app.consumer.seek(tp, self._progress.frontier(tp.topic, tp.partition))
+
+    def _known(self, tp: Any) -> int:
+        """Return the offset below which, for all that this worker knows, messages were on a partition."""
+        committed: int | None = self._app.consumer._committed_offset.get(tp)
+        return max(self._progress.frontier(tp.topic, tp.partition), committed or 0)
+
+    def _forget(self, tp: Any) -> None:
+        """Have Faust forget where it was on a topic that was made anew: it would drop all messages up to there."""
+        _log.warning("a topic was made anew", action="topic_anew", topic=tp.topic, partition=tp.partition)
+        consumer = self._app.consumer
+        for offsets in (consumer._committed_offset, consumer._acked, consumer._acked_index, consumer._gap):
+            offsets.pop(tp, None)
 
     def _not_answered(self) -> None:
         if not self._broker_there():

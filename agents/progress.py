@@ -102,9 +102,9 @@ class ConsumerProgress:
     def observe(
         self, topic: str, partition: int, *, committed: int | None, beginning: int, end: int, known: int = 0
     ) -> int | None:
-        """Take in where the broker stands; return the offset to read again when a message was dropped.
+        """Take in where the broker stands; return the offset to read from again when a message was dropped.
 
-        That is the first one when the partition was made anew: the consumer takes its offsets for known ones.
+        That is the first one when the topic was made anew: what is on it now begins at its beginning.
 
         Args:
             topic: The topic's name.
@@ -112,7 +112,8 @@ class ConsumerProgress:
             committed: The consumer group's committed offset, if any.
             beginning: The first offset the broker still has.
             end: The offset after its last one.
-            known: The frontier as it stood before the broker was asked: it goes on while the answer travels.
+            known: The frontier, or what is committed beyond it, as it stood before the broker was asked: it goes on
+                while the answer travels.
         """
         state = self._of(topic, partition)
         if end < known:

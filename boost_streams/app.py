@@ -297,6 +297,8 @@ def create_app(settings: Settings, web_options: dict[str, Any]) -> BoostApp:
         stream_buffer_maxsize=1024,
         stream_wait_empty=True,
         store="memory://",
+        # The live views are in memory: a changelog that was made anew is no reason to end the process.
+        recovery_consistency_check=False,
         datadir=settings.boost_data_dir,
         autodiscover=False,
         Monitor=QuietMonitor,

@@ -201,6 +201,39 @@ async def test_topics_wiped_while_events_are_pending(
     await oracle.check(database, client.accepted)
 
 
+@pytest.mark.parametrize("made_by", ["operator", "worker"])
+async def test_topics_made_anew_under_a_running_worker(
+    made_by: str, environment: dict[str, str], database: Database, project: TestProject
+) -> None:
+    """Offsets begin again below where the worker was: it reads from the beginning, and nothing waits to be swept."""
+    settings = load_settings(environment)
+    async with running({**environment, "SWEEP_STUCK_AFTER_SECONDS": "300"}) as workers:
+        client = Client(workers, project.key)
+        for event in events(6, 200):
+            await client.send(event)
+        await all_settled(database)
+        admin = AIOKafkaAdminClient(bootstrap_servers=environment["KAFKA_BROKER"])
+        await admin.start()
+        await admin.delete_topics([spec.name for spec in topic_specs(settings)])
+
+        async def there() -> bool:
+            return {spec.name for spec in topic_specs(settings)} <= set(await admin.list_topics())
+
+        if made_by == "operator":
+            await ensure_topics(settings)
+        await eventually(there, deadline=20, what="topics there again")
+        await admin.close()
+        anew = lambda: workers[0].log.read_text().count("topic_anew")  # noqa: E731
+        await eventually(lambda: anew() >= 5, deadline=20, what="noticed by the worker")
+        for event in events(7, 50):
+            await client.send(event)
+        await all_settled(database, deadline=15)
+        assert workers[0].process is not None
+        assert workers[0].process.poll() is None
+        await client.close()
+    await oracle.check(database, client.accepted)
+
+
 async def test_duplicate_delivery_of_every_message(
     environment: dict[str, str], database: Database, project: TestProject
 ) -> None:

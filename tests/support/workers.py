@@ -46,6 +46,7 @@ class WorkerProcess:
     log: Path = field(default_factory=new_log)
     #: Where its code is: this checkout, or another release (`tests/support/releases.py`).
     root: Path = ROOT
+    module: str = "boost_streams.worker"
 
     @property
     def url(self) -> str:
@@ -64,7 +65,7 @@ class WorkerProcess:
         }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "faust", "-A", "boost_streams.worker", "worker", "-l", "info"],
+                [sys.executable, "-m", "faust", "-A", self.module, "worker", "-l", "info"],
                 env=environment,
                 stdout=log,
                 stderr=log,

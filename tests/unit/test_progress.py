@@ -145,3 +145,11 @@ def test_what_a_topic_held_that_was_made_anew_is_gone_and_it_is_read_from_its_be
     assert progress.made_anew == {("raw", 0)}
     assert progress.frontier("raw", 0) == 0
     assert progress.committable("raw", 0, None) is None
+
+
+def test_a_topic_made_anew_is_read_from_its_beginning() -> None:
+    progress = ConsumerProgress()
+    progress.observe("raw", 0, committed=26, beginning=0, end=26)
+    assert progress.observe("raw", 0, committed=None, beginning=0, end=3, known=26) == 0
+    assert progress.frontier("raw", 0) == 0
+    assert progress.position("raw", 0, end=3) == LONG_AGO

@@ -1,12 +1,10 @@
-"""Two workers on a real Kafka, killed at random under load: nothing accepted is lost, nothing counts twice."""
+"""Recovery is quick: what was accepted while Kafka was away, and what a killed worker left, is soon on its way."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from uuid import uuid4
 
 import pytest
@@ -21,11 +19,6 @@ from tests.support.waiting import eventually
 from tests.support.workers import Client, WorkerProcess
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
-
-EVENTS = 20_000
-SECONDS = 95
-KILLS = 40 if os.environ.get("BOOST_FAULTS") == "long" else 6
-SEED = int(os.environ.get("BOOST_SEED", "0")) or random.randrange(1, 1_000_000)
 
 
 @pytest.fixture
@@ -49,94 +42,6 @@ def environment(kafka: LocalKafka, database_url: str, redis_url: str) -> dict[st
         "KAFKA_TOPIC_PREFIX": f"t{uuid4().hex[:8]}-",
         "LOG_FORMAT": "json",
     }
-
-
-@pytest.fixture
-async def workers(environment: dict[str, str]) -> AsyncIterator[list[WorkerProcess]]:
-    pair = [WorkerProcess(environment), WorkerProcess(environment)]
-    try:
-        for worker in pair:
-            worker.start()
-        for worker in pair:
-            await worker.ready()
-        yield pair
-    finally:
-        for worker in pair:
-            worker.stop()
-
-
-class Killer:
-    """Kills one of the workers again and again, and starts it again."""
-
-    def __init__(self, workers: list[WorkerProcess], chance: random.Random) -> None:
-        self._workers = workers
-        self._chance = chance
-        self.kills = 0
-        self.terms = 0
-        self.redelivered = 0.0
-        self.slowest_term = 0.0
-
-    async def run(self, times: int, seconds: float) -> None:
-        for number in range(times):
-            await asyncio.sleep(seconds / times * self._chance.uniform(0.2, 0.6))
-            victim = self._chance.choice(self._workers)
-            self.redelivered += await victim.metric("boost_events_redelivered_total")
-            if number % 2 == 0:
-                victim.kill()
-                self.kills += 1
-            else:
-                took = await victim.terminate()
-                assert took < 10, f"SIGTERM took {took:.1f} s"
-                self.slowest_term = max(self.slowest_term, took)
-                self.terms += 1
-            victim.start()
-            await victim.ready()
-
-
-async def test_20_000_events_while_workers_die(
-    database: Database, project: TestProject, workers: list[WorkerProcess], say: Callable[[str], None]
-) -> None:
-    chance = random.Random(SEED)
-    say(f"seed {SEED}")
-    client = Client(workers, project.key)
-    killer = Killer(workers, chance)
-    started = time.monotonic()
-    killing = asyncio.create_task(killer.run(KILLS, SECONDS))
-    limit = asyncio.Semaphore(200)
-    sends: list[asyncio.Task[None]] = []
-
-    async def send(event: dict[str, object]) -> None:
-        async with limit:
-            await client.send(event)
-
-    for number, event in enumerate(events(SEED, EVENTS)):
-        pause = started + number * SECONDS / EVENTS - time.monotonic()
-        if pause > 0:
-            await asyncio.sleep(pause)
-        sends.append(asyncio.create_task(send(event)))
-    await asyncio.gather(*sends)
-    sent = time.monotonic() - started
-    await killing
-    stopped_killing = time.monotonic()
-
-    async def settled() -> bool:
-        return await oracle.unsettled(database) == 0
-
-    await eventually(settled, deadline=60, what="everything settled")
-    recovery = time.monotonic() - stopped_killing
-    redelivered = killer.redelivered + sum(
-        [await worker.metric("boost_events_redelivered_total") for worker in workers]
-    )
-    await client.close()
-    say(
-        f"{len(client.accepted)} events in {sent:.0f} s, {killer.kills} SIGKILL, {killer.terms} SIGTERM "
-        f"(slowest {killer.slowest_term:.1f} s); settled {recovery:.1f} s after the last start; "
-        f"{redelivered:.0f} redelivered; slowest answer {client.slowest:.1f} s; answers {client.statuses}"
-    )
-    assert sent >= 90
-    assert killer.kills + killer.terms >= 6
-    assert len(client.accepted) == EVENTS
-    await oracle.check(database, client.accepted)
 
 
 @pytest.fixture
