@@ -169,7 +169,7 @@ class Worker:
         registry = load_registry()
         dead_letters = DeadLetters(self._publisher(DEAD_LETTER, DeadLetter), _now)
         settlement = Settlement(self.database)
-        postponing = Postponing(self.database)
+        postponing = Postponing(self.database, self.sweeper.sent_back.update)
         notices = SettledNotices(self._publisher(SETTLED, SettledDeltas), _now)
         self.app.before_stop.append(notices.flush)
         family_topics = {family: self._topic(family_topic(family), HandlerBatch) for family in FAMILIES}
