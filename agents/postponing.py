@@ -1,9 +1,9 @@
 """Sends records of a newer release back for later: while two releases run side by side, each gets the other's messages.
 
 Nothing of such a record is understood but the keys of its events, which no release changes. What owns these events is
-marked as not published, due after a pause. This worker's sweeper publishes them again before that, from PostgreSQL and in
-its own version, which every worker reads; after a few times any sweeper does, when they are due. The message itself is
-acknowledged, so that its partition goes on.
+marked as not published, due after a pause. This worker's sweeper publishes them again before that, from PostgreSQL and
+in its own version, which every worker reads; after a few times any sweeper does, when they are due. The message itself
+is acknowledged, so that its partition goes on.
 """
 
 from __future__ import annotations

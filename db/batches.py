@@ -166,22 +166,27 @@ async def claim_due_batches_across_projects(
                 break
             chosen.append(row["id"])
             events += row["unsettled"]
-        return await claim_batches_across_projects(connection, claim, chosen)
+        rows = await claim_locked_across_projects(connection, claim, chosen)
+    return await with_their_events_across_projects(connection, rows)
 
 
-async def claim_batches_across_projects(
-    connection: Connection, claim: Claim, chosen: Sequence[UUID]
-) -> list[ClaimedBatch]:
-    """Claim batches that the caller has locked in its transaction, and read their events that are pending.
-
-    A batch that turns out to own no pending event is set right; it comes back without events.
-    """
+async def claim_locked_across_projects(connection: Connection, claim: Claim, chosen: Sequence[UUID]) -> list[Any]:
+    """Claim batches that the caller has locked in its transaction; return their rows."""
     if not chosen:
         return []
-    rows = await connection.fetch(
-        _CLAIM_BATCHES, sorted(chosen), claim.pause_seconds, LONGEST_PAUSE_SECONDS, claim.worker_id, claim.seq
+    ids = sorted(chosen)
+    await note_publishes_across_projects(connection, ids, [0] * len(ids), claim.worker_id)
+    rows: list[Any] = await connection.fetch(
+        _CLAIM_BATCHES, ids, claim.pause_seconds, LONGEST_PAUSE_SECONDS, claim.worker_id, claim.seq
     )
-    await note_publishes_across_projects(connection, sorted(chosen), [0] * len(chosen), claim.worker_id)
+    return rows
+
+
+async def with_their_events_across_projects(connection: Connection, rows: Sequence[Any]) -> list[ClaimedBatch]:
+    """Read the pending events of claimed batches, when the claim is committed: no lock is held meanwhile.
+
+    A batch that turns out to own none is set right; it comes back without events.
+    """
     claimed = []
     for row in rows:
         pending = await connection.fetch(_PENDING_OF_BATCH, row["project_ids"], row["first_id"], row["last_id"])

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from db.batches import Claim, ClaimedBatch, claim_batches_across_projects
+from db.batches import (
+    Claim,
+    ClaimedBatch,
+    claim_locked_across_projects,
+    with_their_events_across_projects,
+)
 from db.pool import Connection
 
 #: Up to so many publishes of a batch, whoever sent it back publishes it again itself, at once.
@@ -58,7 +63,8 @@ async def postpone_across_projects(
 async def claim_returned_batches_across_projects(
     connection: Connection, claim: Claim, batch_ids: Sequence[UUID]
 ) -> list[ClaimedBatch]:
-    """Claim those of these batches that are still to be published and did not go round too often, before they are due."""
+    """Claim those of these batches that are to be published and did not go round too often, before they are due."""
     async with connection.transaction():
         rows = await connection.fetch(_RETURNED, list(batch_ids), MOST_AT_ONCE)
-        return await claim_batches_across_projects(connection, claim, [row["id"] for row in rows])
+        claimed = await claim_locked_across_projects(connection, claim, [row["id"] for row in rows])
+    return await with_their_events_across_projects(connection, claimed)
