@@ -1,14 +1,16 @@
 """Sends records of a newer release back for later: while two releases run side by side, each gets the other's messages.
 
 Nothing of such a record is understood but the keys of its events, which no release changes. What owns these events is
-marked as not published, due after a pause: a sweeper, of whichever release, publishes them again from PostgreSQL in its
-own version, to whichever worker comes by. The message itself is acknowledged, so that its partition goes on.
+marked as not published, due after a pause. This worker's sweeper publishes them again before that, from PostgreSQL and
+in its own version, which every worker reads; after a few times any sweeper does, when they are due. The message itself
+is acknowledged, so that its partition goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from uuid import UUID
 
 import asyncpg
 
@@ -17,8 +19,8 @@ from boost_streams.event_id import batch_of
 from boost_streams.logs import get_logger
 from boost_streams.metrics import MESSAGES_POSTPONED
 from boost_streams.records import Newer
-from db.batches import postpone_across_projects
 from db.pool import Database
+from db.postponing import postpone_across_projects
 
 #: The pause before events are published again (seconds): doubled each time from the first to the longest.
 FIRST_PAUSE_SECONDS = 1.0
@@ -32,8 +34,11 @@ _log = get_logger(__name__)
 class Postponing:
     """Hands the events of newer records back to the sweepers."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, sent_back: Callable[[Iterable[UUID]], None]) -> None:
         self._database = database
+        #: Takes the batches that are sent back: this worker's own sweeper publishes them first, in a version that
+        #: every worker reads; a sweeper of the newer release would send what was sent before.
+        self._sent_back = sent_back
 
     async def postpone(self, records: Sequence[Newer]) -> None:
         """Have the events of these records published again later. Waits while PostgreSQL is away; never raises."""
@@ -58,6 +63,7 @@ class Postponing:
                     await postpone_across_projects(
                         connection, batches, retries, FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
                     )
+                self._sent_back(batches)
                 return
             except (Unavailable, asyncpg.PostgresError) as error:
                 _log.warning("postponing waits for PostgreSQL", action="postpone", error=type(error).__name__)

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import itertools
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from uuid import UUID
 
 import msgspec
 
@@ -33,7 +36,8 @@ from db.batches import (
     release_claim_across_projects,
     release_published_across_projects,
 )
-from db.pool import Database
+from db.pool import Connection, Database
+from db.postponing import claim_returned_batches_across_projects
 from db.workers import Progress, progress_across_projects
 
 #: Messages on a partition are in the order of their publish times up to this much (seconds): the deadline of a
@@ -45,6 +49,7 @@ _SECOND_HOP_SECONDS = 5.0
 MOST_MESSAGE_BYTES = 1024 * 1024
 
 _log = get_logger(__name__)
+_ClaimSome = Callable[[Connection, Claim], Awaitable[list[ClaimedBatch]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,8 @@ class Sweeper:
         self._progress_seconds = progress_seconds
         self._one_at_a_time = asyncio.Lock()
         self._claims: set[int] = set()
+        #: Batches that this worker sent back because a newer release wrote their messages (agents/postponing.py).
+        self.sent_back: set[UUID] = set()
 
     async def sweep_unpublished(self) -> int:
         """Publish what is known not to be on the broker, and retries that are due; return how many events."""
@@ -163,9 +170,13 @@ class Sweeper:
         """Claim and publish until nothing is due or the broker is away."""
         await self._release_claims()
         published = 0
-        for retries in (False, True):
+        for claim_some in (
+            self._claim_sent_back,
+            partial(self._claim_due, passed_at),
+            partial(self._claim_retries, passed_at),
+        ):
             while self._publisher.state.worth_trying:
-                claimed = await self._claim_and_publish(passed_at, retries=retries)
+                claimed = await self._claim_and_publish(claim_some)
                 if not claimed:
                     break
                 published += sum(len(batch.events) for batch in claimed)
@@ -173,12 +184,13 @@ class Sweeper:
             _log.info("swept", action="sweep_publish", count=published)
         return published
 
-    async def _claim_and_publish(self, passed_at: dt.datetime, *, retries: bool) -> list[ClaimedBatch]:
+    async def _claim_and_publish(self, claim_some: _ClaimSome) -> list[ClaimedBatch]:
         """Claim some and send them. The claim's number stays open until the broker or the database knows."""
         seq = self._ledger.open()
         self._claims.add(seq)
         try:
-            claimed = await self._claim(passed_at, seq, retries=retries)
+            async with self._database.across_projects() as connection:
+                claimed = await claim_some(connection, Claim(self._ledger.worker_id, seq, self._stuck_after))
             await asyncio.gather(*(self._send(batch) for batch in claimed))
         except Exception:
             await self._release_claims()
@@ -195,11 +207,17 @@ class Sweeper:
             self._claims.discard(seq)
             self._ledger.close(seq)
 
-    async def _claim(self, passed_at: dt.datetime, seq: int, *, retries: bool) -> list[ClaimedBatch]:
-        claim = Claim(self._ledger.worker_id, seq, self._stuck_after)
-        claim_due = claim_due_retries_across_projects if retries else claim_due_batches_across_projects
-        async with self._database.across_projects() as connection:
-            return await claim_due(connection, claim, passed_at, self._batch_size)
+    async def _claim_sent_back(self, connection: Connection, claim: Claim) -> list[ClaimedBatch]:
+        some = list(itertools.islice(self.sent_back, self._batch_size))
+        claimed = await claim_returned_batches_across_projects(connection, claim, some) if some else []
+        self.sent_back.difference_update(some)
+        return claimed
+
+    async def _claim_due(self, passed_at: dt.datetime, connection: Connection, claim: Claim) -> list[ClaimedBatch]:
+        return await claim_due_batches_across_projects(connection, claim, passed_at, self._batch_size)
+
+    async def _claim_retries(self, passed_at: dt.datetime, connection: Connection, claim: Claim) -> list[ClaimedBatch]:
+        return await claim_due_retries_across_projects(connection, claim, passed_at, self._batch_size)
 
     async def _send(self, batch: ClaimedBatch) -> None:
         for events in split_by_size(batch.events):

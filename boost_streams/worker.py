@@ -192,7 +192,7 @@ class Worker:
         registry = _registry_of(self.settings)
         dead_letters = DeadLetters(self._publisher(DEAD_LETTER, DeadLetter), self.database, _now)
         settlement = Settlement(self.database, registry=registry, now=_now)
-        postponing = Postponing(self.database)
+        postponing = Postponing(self.database, self.sweeper.sent_back.update)
         notices = SettledNotices(self._publisher(SETTLED, SettledDeltas), _now)
         self.app.before_stop.append(notices.flush)
         family_topics = {family: self._topic(family_topic(family), HandlerBatch) for family in FAMILIES}

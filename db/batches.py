@@ -112,24 +112,6 @@ WITH mine AS (
 UPDATE event_retries r SET last_published_at = NULL, due_at = now() FROM mine m
 WHERE r.project_id = m.project_id AND r.event_id = m.event_id
 """
-# Only what was published and is not settled: what is unpublished already keeps its time.
-_POSTPONE_BATCHES = """
-WITH mine AS (
-    SELECT id FROM event_batches WHERE id = ANY($1::uuid[]) AND last_published_at IS NOT NULL ORDER BY id FOR UPDATE)
-UPDATE event_batches b SET
-    last_published_at = NULL, due_at = now() + make_interval(secs => least($2 * power(2, least(publish_count, 20)), $3))
-FROM mine m WHERE b.id = m.id
-"""
-_POSTPONE_RETRIES = """
-WITH mine AS (
-    SELECT r.project_id, r.event_id FROM event_retries r
-    JOIN unnest($1::uuid[], $2::uuid[]) AS t (project_id, event_id)
-        ON r.project_id = t.project_id AND r.event_id = t.event_id
-    WHERE r.last_published_at IS NOT NULL ORDER BY r.project_id, r.event_id FOR UPDATE OF r)
-UPDATE event_retries r SET
-    last_published_at = NULL, due_at = now() + make_interval(secs => least($3 * power(2, least(publish_count, 20)), $4))
-FROM mine m WHERE r.project_id = m.project_id AND r.event_id = m.event_id
-"""
 _DROP_RETRIES = """
 DELETE FROM event_retries r USING unnest($1::uuid[], $2::uuid[], $3::int[]) AS t (project_id, event_id, attempt)
 WHERE r.project_id = t.project_id AND r.event_id = t.event_id AND r.attempt = t.attempt
@@ -184,12 +166,27 @@ async def claim_due_batches_across_projects(
                 break
             chosen.append(row["id"])
             events += row["unsettled"]
-        if not chosen:
-            return []
-        rows = await connection.fetch(
-            _CLAIM_BATCHES, sorted(chosen), claim.pause_seconds, LONGEST_PAUSE_SECONDS, claim.worker_id, claim.seq
-        )
-        await note_publishes_across_projects(connection, sorted(chosen), [0] * len(chosen), claim.worker_id)
+        rows = await claim_locked_across_projects(connection, claim, chosen)
+    return await with_their_events_across_projects(connection, rows)
+
+
+async def claim_locked_across_projects(connection: Connection, claim: Claim, chosen: Sequence[UUID]) -> list[Any]:
+    """Claim batches that the caller has locked in its transaction; return their rows."""
+    if not chosen:
+        return []
+    ids = sorted(chosen)
+    await note_publishes_across_projects(connection, ids, [0] * len(ids), claim.worker_id)
+    rows: list[Any] = await connection.fetch(
+        _CLAIM_BATCHES, ids, claim.pause_seconds, LONGEST_PAUSE_SECONDS, claim.worker_id, claim.seq
+    )
+    return rows
+
+
+async def with_their_events_across_projects(connection: Connection, rows: Sequence[Any]) -> list[ClaimedBatch]:
+    """Read the pending events of claimed batches, when the claim is committed: no lock is held meanwhile.
+
+    A batch that turns out to own none is set right; it comes back without events.
+    """
     claimed = []
     for row in rows:
         pending = await connection.fetch(_PENDING_OF_BATCH, row["project_ids"], row["first_id"], row["last_id"])
@@ -260,26 +257,6 @@ async def release_claim_across_projects(connection: Connection, worker_id: UUID,
     async with connection.transaction():
         await connection.execute(_RELEASE_CLAIMED_BATCHES, worker_id, seq)
         await connection.execute(_RELEASE_CLAIMED_RETRIES, worker_id, seq)
-
-
-async def postpone_across_projects(
-    connection: Connection,
-    batch_ids: Sequence[UUID],
-    retries: Sequence[tuple[UUID, UUID]],
-    first_pause: float,
-    longest_pause: float,
-) -> None:
-    """Have batches and retries (project, event) published again later, whether or not the broker has them.
-
-    The pause (seconds) doubles with every publish, from the first to the longest. What is settled meanwhile is gone.
-    """
-    async with connection.transaction():
-        await connection.execute(_POSTPONE_BATCHES, list(batch_ids), first_pause, longest_pause)
-        if retries:
-            projects = [project_id for project_id, _ in retries]
-            await connection.execute(
-                _POSTPONE_RETRIES, projects, [event_id for _, event_id in retries], first_pause, longest_pause
-            )
 
 
 async def release_everything_across_projects(connection: Connection) -> int:
