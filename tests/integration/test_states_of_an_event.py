@@ -31,7 +31,8 @@ from hypothesis.stateful import (
 )
 
 from agents.effects import Settled
-from agents.settlement import MOST_ATTEMPTS, Settlement
+from agents.registry import MAX_ATTEMPTS
+from agents.settlement import Settlement
 from agents.sweeper import Hops, Sweeper
 from boost_streams.errors import BrokerAway, Conflict, Unavailable
 from boost_streams.event_id import batch_of, event_ids, new_batch_id
@@ -82,7 +83,7 @@ class Known:
 
     def after(self, outcome: str) -> Known:
         """Return what an outcome for its present attempt makes of it."""
-        if outcome == "try_again" and self.attempt + 1 < MOST_ATTEMPTS:
+        if outcome == "try_again" and self.attempt + 1 < MAX_ATTEMPTS:
             return Known("pending", self.attempt + 1, self.counted_failed)
         done = outcome == "processed"
         return Known("processed" if done else "failed", self.attempt, not done)
