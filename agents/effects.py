@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
+from agents.registry import Registry
 from boost_streams.events import Event
 from boost_streams.outcomes import NO_AMOUNT, Bucket, Count, Outcome, Processed, bucket_start
 from db.end_users import Sighting, trait_version
-from db.rollups import Addition, RollupKey
+from db.rollups import Addition, RollupKey, Source
 
 _PER_HOUR = "events_per_hour"
 
@@ -49,8 +50,12 @@ class _Starts:
         return start
 
 
-def additions_of(batch: Sequence[Settled], were_failed: Collection[UUID] = ()) -> dict[RollupKey, Addition]:
+def additions_of(
+    batch: Sequence[Settled], registry: Registry, were_failed: Collection[UUID] = ()
+) -> dict[RollupKey, Addition]:
     """Add up the counters of a batch: what its handlers said, and the per-hour totals by type and status.
+
+    Counters of handlers carry the event type, the handler and its version; totals are nobody's.
 
     An event in `were_failed` was counted as failed before it was retried: that is taken back.
     """
@@ -69,10 +74,27 @@ def additions_of(batch: Sequence[Settled], were_failed: Collection[UUID] = ()) -
             for effect in outcome.effects:
                 if isinstance(effect, Count):
                     start = days.of(occurred_at) if effect.bucket == "day" else hours.of(occurred_at)
-                    _add(totals, (project_id, effect.metric, start, effect.dimensions), effect)
-    additions = {RollupKey(*key): (count, amount) for key, (count, amount) in totals.items()}
+                    _add(totals, (project_id, effect.metric, start, effect.dimensions, event.event_type), effect)
+    additions = _with_sources(totals, registry)
     for (project_id, hour, event_type, status), count in per_hour.items():
         additions[RollupKey(project_id, _PER_HOUR, hour, (event_type, status))] = (count, NO_AMOUNT)
+    return additions
+
+
+def counted_again(batch: Sequence[Settled], registry: Registry) -> dict[RollupKey, Addition]:
+    """Add up what handlers say of events that settled before; totals have them already."""
+    return {key: added for key, added in additions_of(batch, registry).items() if key.source is not None}
+
+
+def _with_sources(totals: Mapping[tuple[Any, ...], list[Any]], registry: Registry) -> dict[RollupKey, Addition]:
+    sources: dict[str, Source] = {}
+    additions: dict[RollupKey, Addition] = {}
+    for (project_id, metric, start, dimensions, event_type), (count, amount) in totals.items():
+        source = sources.get(event_type)
+        if source is None:
+            handler = registry.handler_of(event_type)
+            source = sources[event_type] = Source(event_type, handler.name, handler.version)
+        additions[RollupKey(project_id, metric, start, dimensions, source)] = (count, amount)
     return additions
 
 
@@ -87,7 +109,7 @@ def _add(totals: dict[tuple[Any, ...], list[Any]], key: tuple[Any, ...], effect:
         total[1] += effect.amount
 
 
-def sightings_of(batch: Sequence[Settled]) -> list[Sighting]:
+def sightings_of(batch: Sequence[Settled], registry: Registry) -> list[Sighting]:
     """Gather what a batch says about end users, one sighting per user."""
     seen: dict[tuple[UUID, str], Sighting] = {}
     for settled in batch:
@@ -104,7 +126,7 @@ def sightings_of(batch: Sequence[Settled]) -> list[Sighting]:
             if effect.signed_up:
                 sighting.signed_up_at = min(sighting.signed_up_at or when, when)
             sighting.logins += effect.logged_in
-            version = trait_version(when, event.id)
+            version = trait_version(when, event.id, registry.handler_of(event.event_type).version)
             for name, value in effect.traits.items():
                 sighting.set_trait(name, value, version)
     return list(seen.values())

@@ -87,7 +87,7 @@ class HandlerLoop:
             if isinstance(message.value, Malformed):
                 await self._dead_letters.malformed(message.value)
         settled = await self._care.outcomes(taken)
-        added_up = add_up(settled)
+        added_up = add_up(settled, self._registry)
         verdict = self._failing.observe(settled, added_up)
         if verdict is not None and await self._pauses.judge(topic, verdict):
             await give_back(taken, self._progress)

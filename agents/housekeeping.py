@@ -146,6 +146,7 @@ class Housekeeping(Service):
                 self._ledger.url,
                 self._ledger.roles,
                 self._ledger.published_seq,
+                self._ledger.handlers,
             )
             now = time.monotonic()
             self._beating_since = self._beating_since or now

@@ -47,10 +47,12 @@ class Handler:
     prepare_seconds: float = 5.0
     max_attempts: int = MAX_ATTEMPTS
     max_age_seconds: float = MAX_AGE_SECONDS
+    #: Raised when its effects change: counters carry it, and `boost replay` counts stored events anew under it.
+    version: int = 1
 
     @classmethod
     def of_module(cls, module: ModuleType) -> Handler:
-        """Read a handler module: FAMILY, EVENT_TYPES, handle, EXAMPLES and, optionally, prepare and limits.
+        """Read a handler module: FAMILY, EVENT_TYPES, handle, EXAMPLES and, optionally, prepare, limits and VERSION.
 
         Raises:
             TypeError: A part is missing, no tuple, or no limit; the message names the module and the part.
@@ -65,6 +67,9 @@ class Handler:
             limit = getattr(module, part, 1)
             if isinstance(limit, bool) or not isinstance(limit, kinds) or not limit > 0:
                 raise TypeError(f"{part} of handler module {module.__name__} must be a number above 0")
+        version = getattr(module, "VERSION", 1)
+        if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version < 1 << 31:
+            raise TypeError(f"VERSION of handler module {module.__name__} must be a whole number from 1")
         return cls(
             name=module.__name__.rpartition(".")[2],
             family=module.FAMILY,
@@ -75,6 +80,7 @@ class Handler:
             prepare_seconds=getattr(module, "PREPARE_SECONDS", 5.0),
             max_attempts=getattr(module, "MAX_ATTEMPTS", MAX_ATTEMPTS),
             max_age_seconds=float(getattr(module, "MAX_AGE_SECONDS", MAX_AGE_SECONDS)),
+            version=version,
         )
 
 

@@ -29,7 +29,7 @@ from boost_streams.outcomes import Failed, Processed, TryAgain
 from db.burial import bury_across_projects, resolve_across_projects
 from db.end_users import see_across_projects
 from db.pool import Database
-from db.rollups import add_across_projects
+from db.rollups import add_across_projects, newest_cutover_across_projects
 from db.settlement import FirstAttempts, Move, move_events_across_projects, settle_across_projects
 
 #: Back-off of "try again" (seconds): doubled per attempt from the first, up to the longest, with jitter.
@@ -172,7 +172,7 @@ class Settlement:
 
     async def _settle_together(self, batch: _Batch) -> list[Settled]:
         started = time.perf_counter()
-        first = batch.added_up or first_attempts_of(batch.settled)
+        first = batch.added_up or first_attempts_of(batch.settled, self._registry)
         if first is not None:
             burials = burials_of(batch.settled, self._registry, batch.origins) if first.errors else ()
             async with self._database.across_projects() as connection:
@@ -187,14 +187,17 @@ class Settlement:
         handler_of = self._registry.handler_of
         decided = [within_limits(settled, handler_of(settled.event.event_type), now) for settled in batch.settled]
         async with self._database.across_projects() as connection, connection.transaction():
-            result = await move_events_across_projects(connection, [move_of(one, self._jitter) for one in decided])
+            cutover = await newest_cutover_across_projects(connection)
+            moves = [move_of(one, self._jitter) for one in decided]
+            result = await move_events_across_projects(connection, moves, cutover)
             moved = _once_each(settled for settled in decided if settled.event.id in result.ids)
             terminal = [settled for settled in moved if not isinstance(settled.outcome, TryAgain)]
             burials = burials_of(terminal, self._registry, batch.origins)
             await bury_across_projects(connection, burials)
             await resolve_across_projects(connection, _replayed(terminal, result.were_failed))
-            await see_across_projects(connection, sightings_of(terminal))
-            await add_across_projects(connection, additions_of(terminal, result.were_failed))
+            await see_across_projects(connection, sightings_of(terminal, self._registry))
+            additions = additions_of(terminal, self._registry, result.were_failed)
+            await add_across_projects(connection, additions, cutover)
         _observe(
             batch.family,
             started,
@@ -206,16 +209,16 @@ class Settlement:
         return terminal
 
 
-def add_up(batch: Sequence[Settled]) -> FirstAttempts | None:
+def add_up(batch: Sequence[Settled], registry: Registry) -> FirstAttempts | None:
     """Do what `first_attempts_of` does; None as well when an effect cannot be added up: settling finds out whose."""
     try:
-        return first_attempts_of(batch)
+        return first_attempts_of(batch, registry)
     except Exception as error:
         _log.warning("effects cannot be added up", action="settle_refused", error=type(error).__name__)
         return None
 
 
-def first_attempts_of(batch: Sequence[Settled]) -> FirstAttempts | None:
+def first_attempts_of(batch: Sequence[Settled], registry: Registry) -> FirstAttempts | None:
     """Return what settles a batch in one statement; None when there is a retry among it, or an event twice."""
     ids: dict[UUID, list[UUID]] = defaultdict(list)
     errors: dict[UUID, bytes] = {}
@@ -230,7 +233,7 @@ def first_attempts_of(batch: Sequence[Settled]) -> FirstAttempts | None:
         ids[event.project_id].append(event.id)
     if any(len(set(of_project)) < len(of_project) for of_project in ids.values()):
         return None
-    return FirstAttempts(ids, errors, sightings_of(batch), additions_of(batch))
+    return FirstAttempts(ids, errors, sightings_of(batch, registry), additions_of(batch, registry))
 
 
 def _error_of(outcome: Failed) -> bytes:

@@ -18,6 +18,8 @@ class Ledger:
     host: str
     url: str
     roles: tuple[str, ...]
+    #: The version of each handler that this worker runs.
+    handlers: dict[str, int] = field(default_factory=dict)
     _last: int = 0
     _open: set[int] = field(default_factory=set)
 

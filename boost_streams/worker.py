@@ -190,6 +190,7 @@ class Worker:
 
     def _wire_agents(self, table: Any) -> None:
         registry = _registry_of(self.settings)
+        self.ledger.handlers.update((handler.name, handler.version) for handler in registry.handlers)
         dead_letters = DeadLetters(self._publisher(DEAD_LETTER, DeadLetter), self.database, _now)
         settlement = Settlement(self.database, registry=registry, now=_now)
         postponing = Postponing(self.database, self.sweeper.sent_back.update)

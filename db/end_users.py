@@ -48,9 +48,13 @@ class Sighting:
             self.versions[name] = version
 
 
-def trait_version(occurred_at: dt.datetime, event_id: UUID) -> str:
-    """Return the text by which trait values are ordered: UTC time to the microsecond, then the event id."""
-    return f"{occurred_at.astimezone(dt.UTC):%Y-%m-%dT%H:%M:%S.%f}Z/{event_id}"
+def trait_version(occurred_at: dt.datetime, event_id: UUID, handler_version: int = 1) -> str:
+    """Return the text by which trait values are ordered: UTC time to the microsecond, event id, version of the handler.
+
+    The first version is left out, and sorts before the others: of one event, the newest handler's value holds.
+    """
+    first = f"{occurred_at.astimezone(dt.UTC):%Y-%m-%dT%H:%M:%S.%f}Z/{event_id}"
+    return first if handler_version == 1 else f"{first}/{handler_version:010d}"
 
 
 def sighting_parameters(sightings: Sequence[Sighting]) -> tuple[Sequence[object], ...]:

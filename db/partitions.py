@@ -35,7 +35,7 @@ WHERE i.inhparent = 'events'::regclass AND NOT i.inhdetachpending
 _COLUMNS = """
 SELECT string_agg(format('%I %s%s%s', a.attname, format_type(a.atttypid, a.atttypmod),
     CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END, coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid), '')),
-    ', ' ORDER BY a.attname IN ('status', 'attempt', 'settled_at', 'error'), a.attnum)
+    ', ' ORDER BY a.attname IN ('status', 'attempt', 'settled_at', 'error', 'cutover'), a.attnum)
 FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE a.attrelid = 'events'::regclass AND a.attnum > 0 AND NOT a.attisdropped
 """

@@ -15,41 +15,61 @@ from asyncpg.pgproto.pgproto import UUID as FastUUID  # a uuid.UUID, sent as it 
 
 from db.pool import Connection
 
-#: Locks rows in the order of the lists (db/migrations/sql/0003_settle_at_once.sql).
+#: Locks rows in the order of their keys (db/migrations/sql/0007_replays.sql).
 _ADD = """
-SELECT boost_add_rollups($1::uuid[], $2::text[], $3::timestamptz[], $4::uuid[], $5::text[], $6::bigint[], $7::numeric[])
+SELECT boost_add_counted($1::uuid[], $2::text[], $3::timestamptz[], $4::uuid[], $5::text[], $6::bigint[],
+    $7::numeric[], $8::text[], $9::text[], $10::int[], $11::int, $12::boolean)
 """
+_NEWEST_CUTOVER = "SELECT boost_cutover()"
 
 Addition = tuple[int, Decimal]
 
 
+class Source(NamedTuple):
+    """Whose effect a counter is: the type of its events, and the handler and version that answered."""
+
+    event_type: str
+    handler: str
+    version: int
+
+
 class RollupKey(NamedTuple):
-    """Names one counter."""
+    """Names one counter. Totals, which no handler answers for, have no source."""
 
     project_id: UUID
     metric: str
     bucket_start: dt.datetime
     dimensions: tuple[str, ...]
+    source: Source | None = None
 
 
-def dimensions_key(dimensions: tuple[str, ...]) -> UUID:
-    """Return the 16-byte key of dimensions: BLAKE2b over their JSON, so that they may be long."""
-    return FastUUID(hashlib.blake2b(msgspec.json.encode(dimensions), digest_size=16).digest())
+def counter_key(dimensions: tuple[str, ...], source: Source | None) -> UUID:
+    """Return the 16-byte key of dimensions and source: BLAKE2b over their JSON, so that they may be long."""
+    named = dimensions if source is None else (dimensions, source)
+    return FastUUID(hashlib.blake2b(msgspec.json.encode(named), digest_size=16).digest())
 
 
 @lru_cache(maxsize=8192)
-def _written(dimensions: tuple[str, ...]) -> tuple[UUID, str]:
-    """Return the key of dimensions, and themselves as PostgreSQL writes an array."""
+def _written(dimensions: tuple[str, ...], source: Source | None) -> tuple[UUID, str]:
+    """Return the key of a counter, and its dimensions as PostgreSQL writes an array."""
     quoted = ('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in dimensions)
-    return dimensions_key(dimensions), "{" + ",".join(quoted) + "}"
+    return counter_key(dimensions, source), "{" + ",".join(quoted) + "}"
 
 
 def addition_parameters(additions: Mapping[RollupKey, Addition]) -> tuple[Sequence[object], ...]:
-    """Return the lists of `boost_add_rollups`, sorted by the primary key, texts as their bytes sort."""
+    """Return the first lists of `boost_add_counted`, sorted by the primary key, texts as their bytes sort."""
     rows = sorted(
-        (key.project_id.bytes, key.metric.encode(), key.bucket_start, *_written(key.dimensions), key, *added)
+        (
+            key.project_id.bytes,
+            key.metric.encode(),
+            key.bucket_start,
+            *_written(key.dimensions, key.source),
+            key,
+            *added,
+        )
         for key, added in additions.items()
     )
+    sources = [row[5].source for row in rows]
     return (
         [row[5].project_id for row in rows],
         [row[5].metric for row in rows],
@@ -58,10 +78,28 @@ def addition_parameters(additions: Mapping[RollupKey, Addition]) -> tuple[Sequen
         [row[4] for row in rows],
         [row[6] for row in rows],
         [row[7] or None for row in rows],
+        [source and source.event_type for source in sources],
+        [source and source.handler for source in sources],
+        [source and source.version for source in sources],
     )
 
 
-async def add_across_projects(connection: Connection, additions: Mapping[RollupKey, Addition]) -> None:
-    """Add counts and amounts, one statement, rows locked in one order. The last locks a settlement takes."""
+async def newest_cutover_across_projects(connection: Connection) -> int:
+    """Return the number of the newest cut-over, 0 before the first; ask before anything of a settlement is written."""
+    newest: int = await connection.fetchval(_NEWEST_CUTOVER)
+    return newest
+
+
+async def add_across_projects(
+    connection: Connection, additions: Mapping[RollupKey, Addition], cutover: int, *, replayed: bool = False
+) -> None:
+    """Add counts and amounts, one statement, rows locked in one order. The last locks a settlement takes.
+
+    Args:
+        connection: A pipeline connection.
+        additions: What to add.
+        cutover: The newest cut-over when the events settled, or the number of the replay that counts them again.
+        replayed: Whether it is a replay.
+    """
     if additions:
-        await connection.execute(_ADD, *addition_parameters(additions))
+        await connection.execute(_ADD, *addition_parameters(additions), cutover, replayed)

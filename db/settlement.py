@@ -23,25 +23,28 @@ from db.rollups import Addition, RollupKey, addition_parameters
 # One event, by its key: no plan can go wrong. What is moved in one call is moved by _SETTLE.
 _MOVE = """
 UPDATE events e SET
-    status = $4, attempt = e.attempt + $5, error = $6, settled_at = CASE WHEN $4 = 'pending' THEN NULL ELSE now() END
+    status = $4, attempt = e.attempt + $5, error = $6, settled_at = CASE WHEN $4 = 'pending' THEN NULL ELSE now() END,
+    cutover = nullif($7::int, 0)
 WHERE e.project_id = $1 AND e.id = $2 AND e.status = 'pending' AND e.attempt = $3
 RETURNING e.id
 """
-# The most common case in one call, which is one transaction (db/migrations/sql/0003_settle_at_once.sql).
+# The most common case in one call, which is one transaction (db/migrations/sql/0007_replays.sql).
 _SETTLE = """
-SELECT boost_settle($1::uuid[], $2::uuid[], $3::jsonb[], $4::uuid[], $5::int[],
-    $6::uuid[], $7::uuid[], $8::text[], $9::jsonb[], $10::jsonb[], $11::timestamptz[], $12::timestamptz[],
-    $13::timestamptz[], $14::bigint[],
-    $15::uuid[], $16::text[], $17::timestamptz[], $18::uuid[], $19::text[], $20::bigint[], $21::numeric[])
-"""
-# The same where some of the events failed: their dead letters are written as well.
-_SETTLE_WITH_FAILURES = """
-SELECT boost_settle_with_failures($1::uuid[], $2::uuid[], $3::jsonb[], $4::uuid[], $5::int[],
+SELECT boost_settle_counted($1::uuid[], $2::uuid[], $3::jsonb[], $4::uuid[], $5::int[],
     $6::uuid[], $7::uuid[], $8::text[], $9::jsonb[], $10::jsonb[], $11::timestamptz[], $12::timestamptz[],
     $13::timestamptz[], $14::bigint[],
     $15::uuid[], $16::text[], $17::timestamptz[], $18::uuid[], $19::text[], $20::bigint[], $21::numeric[],
-    $22::uuid[], $23::uuid[], $24::text[], $25::text[], $26::text[], $27::text[], $28::text[], $29::int[],
-    $30::text[], $31::int[], $32::bigint[])
+    $22::text[], $23::text[], $24::int[], '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')
+"""
+# The same where some of the events failed: their dead letters are written as well.
+_SETTLE_WITH_FAILURES = """
+SELECT boost_settle_counted($1::uuid[], $2::uuid[], $3::jsonb[], $4::uuid[], $5::int[],
+    $6::uuid[], $7::uuid[], $8::text[], $9::jsonb[], $10::jsonb[], $11::timestamptz[], $12::timestamptz[],
+    $13::timestamptz[], $14::bigint[],
+    $15::uuid[], $16::text[], $17::timestamptz[], $18::uuid[], $19::text[], $20::bigint[], $21::numeric[],
+    $22::text[], $23::text[], $24::int[],
+    $25::uuid[], $26::uuid[], $27::text[], $28::text[], $29::text[], $30::text[], $31::text[], $32::int[],
+    $33::text[], $34::int[], $35::bigint[])
 """
 _SOME_MOVED_BEFORE = "BST01"
 _TAKE_OFF_BATCHES = "SELECT boost_take_off_batches($1::uuid[], $2::int[])"
@@ -145,17 +148,20 @@ def _lock_order(event: tuple[UUID, UUID]) -> tuple[int, int, int]:
     return number >> BATCH_BITS, project_id.int, number
 
 
-async def move_events_across_projects(connection: Connection, moves: Iterable[Move]) -> Moved:
+async def move_events_across_projects(connection: Connection, moves: Iterable[Move], cutover: int = 0) -> Moved:
     """Move events that are still pending at the attempt named; the others were moved before and stay.
 
-    Runs inside the caller's transaction: effects are written there, for the moved ones only.
-
+    Runs inside the caller's transaction: effects are written there, for the moved ones only, and with the same
+    `cutover`, the newest there was when the transaction began (`newest_cutover_across_projects`).
     """
     distinct = {(m.event_id, m.project_id): m for m in moves}
     ordered = [distinct[event] for event in sorted(distinct, key=_lock_order)]
     rows = await connection.fetchmany(
         _MOVE,
-        [(m.project_id, m.event_id, m.attempt, m.status, 1 if m.status == "pending" else 0, m.error) for m in ordered],
+        [
+            (m.project_id, m.event_id, m.attempt, m.status, 1 if m.status == "pending" else 0, m.error, cutover)
+            for m in ordered
+        ],
     )
     moved = {row["id"] for row in rows}
     were_failed = await _give_up_ownership(connection, [move for move in ordered if move.event_id in moved])

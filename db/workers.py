@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
+
+import msgspec
 
 from db.pool import Connection
 
@@ -13,7 +15,7 @@ from db.pool import Connection
 DEAD_AFTER_SECONDS = 8.0
 
 _HEARTBEAT = """
-INSERT INTO workers AS w (id, host, url, roles, published_seq) VALUES ($1, $2, $3, $4, $5)
+INSERT INTO workers AS w (id, host, url, roles, published_seq, handlers) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (id) DO UPDATE SET heartbeat_at = now(), published_seq = excluded.published_seq
 """
 _BURY = """
@@ -63,10 +65,17 @@ class Progress:
 
 
 async def heartbeat_across_projects(
-    connection: Connection, worker_id: UUID, host: str, url: str, roles: Sequence[str], published_seq: int
+    connection: Connection,
+    worker_id: UUID,
+    host: str,
+    url: str,
+    roles: Sequence[str],
+    published_seq: int,
+    handlers: Mapping[str, int] | None = None,
 ) -> None:
-    """Say that a worker is alive, and that its publishes up to `published_seq` are accounted for."""
-    await connection.execute(_HEARTBEAT, worker_id, host, url, list(roles), published_seq)
+    """Say that a worker is alive, and its handlers' versions; publishes up to `published_seq` are accounted for."""
+    versions = msgspec.json.encode(handlers or {})
+    await connection.execute(_HEARTBEAT, worker_id, host, url, list(roles), published_seq, versions)
 
 
 async def worker_with_agents_across_projects(connection: Connection) -> str | None:

@@ -91,7 +91,7 @@ def _chunks(settled: Sequence[Settled]) -> list[Sequence[Settled]]:
 
 
 def _prepare(chunk: Sequence[Settled]) -> FirstAttempts:
-    done = first_attempts_of(chunk)
+    done = first_attempts_of(chunk, load_registry())
     assert done is not None, "events that nobody settled yet"
     return done
 

@@ -45,6 +45,7 @@ COMMANDS = {
     "dead-letters": LazyCommand(
         "boost_streams.cli.dead_letters:dead_letters", "List, show, replay and discard what failed for good."
     ),
+    "replay": LazyCommand("boost_streams.cli.replay:replay", "Run stored events again through a new handler."),
     "topics": LazyCommand(
         "boost_streams.cli.topics:topics", "Show topics, how far their readers are behind; pause and resume."
     ),

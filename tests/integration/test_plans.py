@@ -131,7 +131,7 @@ def assert_reads_by_key(plan: Any, *, partitions: int) -> None:
 
 def move(month: Month, day: dt.date) -> list[tuple[Any, str]]:
     key = [(month.project_id, "uuid"), (month.ids(day)[0], "uuid")]
-    return [*key, (0, "int"), ("processed", "text"), (0, "int"), (None, "jsonb")]
+    return [*key, (0, "int"), ("processed", "text"), (0, "int"), (None, "jsonb"), (0, "int")]
 
 
 _COUNTERS = """

@@ -14,9 +14,19 @@ from boost_streams.errors import Unavailable
 from db.pool import Database
 from tests.support.projects import TestProject
 
-TENANT_TABLES = ("api_keys", "dead_letters", "end_users", "events", "event_retries", "rollups")
+TENANT_TABLES = ("api_keys", "dead_letters", "end_users", "events", "event_retries", "rollups", "rollup_switches")
 GUARDED = (*TENANT_TABLES, "projects")
-PIPELINE_ONLY = ("organizations", "event_batches", "event_keys_a", "event_keys_b", "workers", "consumer_progress")
+PIPELINE_ONLY = (
+    "organizations",
+    "event_batches",
+    "event_keys_a",
+    "event_keys_b",
+    "workers",
+    "consumer_progress",
+    "replays",
+    "replay_projects",
+    "cutovers",
+)
 
 
 @pytest.fixture
@@ -34,6 +44,8 @@ async def filled(database: Database, project: TestProject, other_project: TestPr
                 "VALUES ($1, $2, 'u', now(), now())",
                 "INSERT INTO rollups (project_id, metric, bucket_start, key, dimensions, count) "
                 "VALUES ($1, 'events', now(), $2, '{}', 1)",
+                "INSERT INTO rollup_switches (project_id, cutover, event_types, all_others, since, until) "
+                "SELECT $1, 1, '{click}', false, now(), now() WHERE $2::uuid IS NOT NULL",
             ):
                 await connection.execute(statement, project_id, event_id)
     return events

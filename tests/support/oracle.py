@@ -108,7 +108,7 @@ async def judge(
     """
     async with database.across_projects() as connection, connection.transaction(isolation="repeatable_read"):
         rows = await connection.fetch("SELECT * FROM events ORDER BY occurred_at, id", timeout=60)
-        rollups = await connection.fetch("SELECT * FROM rollups", timeout=60)
+        rollups = await connection.fetch("SELECT * FROM current_rollups", timeout=60)
         users = await connection.fetch("SELECT * FROM end_users", timeout=60)
         left = await connection.fetchval(
             "SELECT (SELECT count(*) FROM event_batches) + (SELECT count(*) FROM event_retries)"

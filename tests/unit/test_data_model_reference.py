@@ -45,5 +45,5 @@ def test_page_has_every_metric() -> None:
     for handler in load_registry().handlers:
         for example in handler.examples:
             event = Event(id_at(now), id_at(now), example.event_type, now, now, example.payload, example.user_id)
-            added |= {key.metric for key in additions_of([Settled(event, handler.handle(event))])}
+            added |= {key.metric for key in additions_of([Settled(event, handler.handle(event))], load_registry())}
     assert first_cells(section("Rollups")) == added

@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.effects import Settled, additions_of
+from agents.handlers import load_registry
 from boost_streams.events import Event
 from boost_streams.outcomes import Count, EndUserSeen, Failed, Outcome, Processed, bucket_start
 
 BERLIN = dt.timezone(dt.timedelta(hours=2))
+REGISTRY = load_registry()
 PROJECTS = (UUID(int=1), UUID(int=2))
 times = st.datetimes(
     dt.datetime(2025, 12, 31, 20), dt.datetime(2026, 1, 1, 4), timezones=st.sampled_from([dt.UTC, BERLIN])
@@ -60,11 +62,16 @@ def test_additions_are_a_fold_over_the_events(batch: list[Settled], were_failed:
                 total = expected[event.project_id, effect.metric, start, effect.dimensions]
                 total[0] += effect.count
                 total[1] += effect.amount
-    assert {tuple(key): list(added) for key, added in additions_of(batch, were_failed).items()} == expected
+    added_up: dict[tuple[Any, ...], list[Any]] = defaultdict(lambda: [0, Decimal(0)])
+    for key, (count, amount) in additions_of(batch, REGISTRY, were_failed).items():
+        assert (key.source is None) == (key.metric == "events_per_hour")
+        added_up[key[:4]][0] += count
+        added_up[key[:4]][1] += amount
+    assert added_up == expected
 
 
 @pytest.mark.parametrize("wrong", [Count("m", ("a",), amount=1.5), Count("m", ("a",), count=None)])  # type: ignore[arg-type]
 def test_what_is_no_number_raises(wrong: Count) -> None:
     now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     with pytest.raises(TypeError):
-        additions_of([Settled(Event(UUID(int=1), UUID(int=2), "x", now, now, {}), Processed((wrong,)))])
+        additions_of([Settled(Event(UUID(int=1), UUID(int=2), "x", now, now, {}), Processed((wrong,)))], REGISTRY)

@@ -35,7 +35,7 @@ class World:
                 self.next_id += 1
                 event = Event(UUID(int=self.next_id), UUID(int=project), "page_view", NOON, NOON, {})
                 batch.append(Settled(event, outcome))
-        return self.share.observe(batch, add_up(batch) if fast else None)
+        return self.share.observe(batch, add_up(batch, REGISTRY) if fast else None)
 
 
 @pytest.fixture(params=[True, False], ids=["added up", "counted"])
