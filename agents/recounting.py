@@ -89,7 +89,7 @@ class Recounting:
             await self._commit(replay, Advance(part, part.cutover_id, True, 0, 0, 0), ())
             return True
         await self._count(replay, part, piece, await self._ask(replay, piece.records))
-        await self._pace.after(piece.read)
+        await self._pace.after(piece.cost)
         return True
 
     async def _ask(self, replay: Replay, records: Sequence[EventRecord]) -> list[Settled]:

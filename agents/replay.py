@@ -18,7 +18,7 @@ from db.rollups import newest_cutover_across_projects
 
 #: How many events are looked at between two commits.
 EVENTS_PER_PIECE = 500
-#: How many stored events are looked at per second unless somebody says otherwise: a fraction of what a worker settles.
+#: How many stored events are run again per second unless somebody says otherwise: a fraction of what a worker settles.
 DEFAULT_RATE = 2_000
 
 _log = get_logger(__name__)
@@ -27,7 +27,7 @@ Sleep = Callable[[float], Awaitable[object]]
 
 
 class Pace:
-    """Waits so that no more than `rate` events are looked at per second, on the average; 0 waits never."""
+    """Waits so that no more than `rate` events are run again per second, on the average; 0 waits never."""
 
     def __init__(self, rate: int, *, clock: Callable[[], float] = time.monotonic, sleep: Sleep = asyncio.sleep) -> None:
         self._rate = rate
@@ -35,7 +35,7 @@ class Pace:
         self._sleep = sleep
         self._due = clock()
 
-    async def after(self, events: int) -> None:
+    async def after(self, events: float) -> None:
         """Wait for as long as these events are to take; time that was lost is not made up for."""
         now = self._clock()
         self._due = max(self._due, now - 1.0) + (events / self._rate if self._rate else 0.0)
@@ -108,5 +108,5 @@ async def count_replayed(
                 break
             found += len(read.records)
             part = dataclasses.replace(part, position=read.last_id)
-            await pace.after(read.read)
+            await pace.after(read.cost)
     return found

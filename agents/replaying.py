@@ -87,7 +87,7 @@ async def run_replay(
         services: What a handler's `prepare` gets.
         replay_id: Its number.
         limits: When to stop.
-        rate: How many events to look at per second from now on; as before by default.
+        rate: How many events to run again per second from now on; as before by default.
         tell: Hears how far it is, about once a second.
         piece: How many events are looked at between two commits.
         sleep: How to wait.

@@ -22,6 +22,8 @@ from db.replays import Replay, Scope
 _IDS_BEFORE = dt.timedelta(days=2)
 #: The day after the oldest may be deleted while the replay begins.
 _DAYS_KEPT_SURELY = dt.timedelta(days=3)
+#: How many events that are only passed by cost as much as one that is run again.
+_PASSED_BY = 10
 _NO_ID = UUID(int=0)
 _FIRST_OF_TIME = dt.datetime(1, 1, 1, tzinfo=dt.UTC)
 
@@ -109,6 +111,11 @@ class Piece:
     records: Sequence[EventRecord]
     read: int
     last_id: UUID
+
+    @property
+    def cost(self) -> float:
+        """How many events it is worth of the rate: those that are passed by cost little."""
+        return len(self.records) + (self.read - len(self.records)) / _PASSED_BY
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ def _json(command: Command) -> Command:
     default=DEFAULT_RATE,
     show_default=True,
     type=click.IntRange(0),
-    help="Events read per second; 0: no limit.",
+    help="Events run again per second; 0: no limit.",
 )
 @click.option("--dry-run", is_flag=True, help="Only count the events.")
 @_json
@@ -125,7 +125,7 @@ def status(replay_id: int, as_json: bool) -> None:
 
 @replay.command()
 @click.argument("replay_id", metavar="ID", type=int)
-@click.option("--rate", type=click.IntRange(0), help="Events read per second from now on.")
+@click.option("--rate", type=click.IntRange(0), help="Events run again per second from now on.")
 @_json
 def resume(replay_id: int, rate: int | None, as_json: bool) -> None:
     """Go on with replay ID where it was."""

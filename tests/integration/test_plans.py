@@ -17,7 +17,7 @@ from uuid import UUID
 import pytest
 
 from boost_streams.event_id import first_id_of_day, id_at, last_of
-from db import batches, dead_letters, events, retention, settlement, unreadable
+from db import batches, dead_letters, events, replaying, retention, settlement, unreadable
 from db.partitions import ensure_partitions
 from db.pool import Database
 
@@ -190,6 +190,18 @@ def pending_of_retries(month: Month, day: dt.date) -> list[tuple[Any, str]]:
     return [*pairs, (min(ids), "uuid"), (max(ids), "uuid")]
 
 
+def piece_of(month: Month, day: dt.date) -> list[tuple[Any, str]]:
+    """A replay that stands at the beginning of a day, and has thirty more before it."""
+    return [(month.project_id, "uuid"), (first_id_of_day(day), "uuid"), (events._NEWEST, "uuid"), (500, "bigint")]
+
+
+def replayed(month: Month, day: dt.date) -> list[tuple[Any, str]]:
+    first = first_id_of_day(day)
+    bounds = [(first, "uuid"), (UUID(int=first.int + (600_000 << 80)), "uuid")]
+    times = [(dt.datetime(year, 1, 1, tzinfo=dt.UTC), "timestamptz") for year in (2000, 2101)]
+    return [(month.project_id, "uuid"), *bounds, (1, "int"), (["page_view"], "text[]"), (False, "boolean"), *times]
+
+
 def by_id(month: Month, day: dt.date) -> list[tuple[Any, str]]:
     return [(month.project_id, "uuid"), (month.ids(day)[0], "uuid")]
 
@@ -211,6 +223,8 @@ Arguments = Callable[[Month, dt.date], list[tuple[Any, str]]]
         pytest.param(batches._PENDING_OF_BATCH, pending_of_batch, "boost_pipeline", id="sweep-batch"),
         pytest.param(batches._COUNT_PENDING, pending_of_batch, "boost_pipeline", id="reconcile-batch"),
         pytest.param(batches._PENDING_OF_RETRIES, pending_of_retries, "boost_pipeline", id="sweep-retries"),
+        pytest.param(replaying._END_OF_PIECE, piece_of, "boost_pipeline", id="replay-piece"),
+        pytest.param(replaying._READ, replayed, "boost_pipeline", id="replay-read"),
         pytest.param(events._BY_ID, by_id, "boost_tenant", id="by-id"),
         pytest.param(events._BY_IDS, by_ids, "boost_tenant", id="by-ids"),
         pytest.param(events._RETRY, by_id, "boost_tenant", id="retry"),
@@ -335,3 +349,70 @@ async def test_letters_are_never_read_in_sequence(many_letters: Month, mode: str
             scans = [node for node in nodes(plan) if node.get("Relation Name") == "dead_letters"]
             assert scans, statement
             assert not [node for node in scans if node["Node Type"] == "Seq Scan"], json.dumps(plan, indent=1)
+
+
+FILL_ROLLUPS = """
+INSERT INTO rollups (project_id, metric, bucket_start, key, dimensions, count, event_type, handler, version, cutover)
+SELECT $1, 'm' || n % 7, date_trunc('day', now()) - make_interval(days => n % 60), gen_random_uuid(), ARRAY[n::text], 1,
+    CASE WHEN n % 3 = 0 THEN 'page_view' ELSE 'click' END, 'tracking', 1, n % 2
+FROM generate_series(1, 6000) AS n
+"""
+QUESTION = """
+SELECT metric, bucket_start, dimensions, count, amount FROM current_rollups
+WHERE project_id = $1 AND metric = $2 AND bucket_start >= $3 AND bucket_start < $4
+"""
+
+
+@pytest.fixture
+async def many_counters(database: Database, project: Any, other_project: Any) -> Month:
+    """Counters of two projects, and a switch of each."""
+    async with database.across_projects() as connection:
+        for one in (project, other_project):
+            await connection.execute(FILL_ROLLUPS, one.id)
+            await connection.execute(
+                "INSERT INTO rollup_switches (project_id, cutover, event_types, all_others, since, until) "
+                "VALUES ($1, 1, '{page_view}', false, '2000-01-01Z', '2101-01-01Z')",
+                one.id,
+            )
+        today = (await connection.fetchval("SELECT now()")).date()
+    owner = await database.connect(role="boost_owner")
+    try:
+        await owner.execute("ANALYZE rollups")
+    finally:
+        await owner.close()
+    return Month(database, project.id, today, today, other_project.id, today)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_question_reads_a_range_of_counters(many_counters: Month, mode: str) -> None:
+    since, until = letter_bounds(many_counters)
+    asked = [(many_counters.project_id, "uuid"), ("m1", "text"), since, until]
+    plan = await explain_as("boost_tenant", many_counters, lambda c: explain(c, QUESTION, asked, mode))
+    (scan,) = [node for node in nodes(plan) if node.get("Relation Name") == "rollups"]
+    assert "bucket_start" in scan["Index Cond"], json.dumps(plan, indent=1)
+    assert scan["Actual Rows"] * scan["Actual Loops"] < 300
+    assert not [node for node in nodes(plan) if node["Node Type"] == "Seq Scan"], json.dumps(plan, indent=1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_clearing_away_reads_a_piece_of_counters(many_counters: Month, mode: str) -> None:
+    since, until = letter_bounds(many_counters)
+    after = [("m2", "text"), since, (events._OLDEST, "uuid")]
+    scope = [(False, "boolean"), (1, "int"), since, until, (["page_view"], "text[]"), (False, "boolean")]
+    arguments = [(many_counters.project_id, "uuid"), *after, *scope, (100, "bigint")]
+    plan = await explain_as("boost_pipeline", many_counters, lambda c: explain(c, replaying._CLEAR, arguments, mode))
+    scans = [node for node in nodes(plan) if node.get("Relation Name") == "rollups" and "Index Name" in node]
+    assert len(scans) == 2, json.dumps(plan, indent=1)
+    for scan in scans:
+        assert "project_id = " in scan["Index Cond"]
+        assert scan["Actual Rows"] * scan["Actual Loops"] <= 101, json.dumps(plan, indent=1)
+    assert not [node for node in nodes(plan) if node["Node Type"] == "Seq Scan"], json.dumps(plan, indent=1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_replay_is_planned_by_the_newest_id_of_each_project(month: Month, mode: str) -> None:
+    asked: list[tuple[Any, str]] = [(None, "uuid")]
+    plan = await explain_as("boost_pipeline", month, lambda c: explain(c, replaying._PROJECTS, asked, mode))
+    read = sum(node["Actual Rows"] * node["Actual Loops"] for node in scans_of_events(plan))
+    assert read <= 2 * (DAYS + 6)
+    assert not [node for node in scans_of_events(plan) if node["Node Type"] == "Seq Scan"], json.dumps(plan, indent=1)

@@ -79,7 +79,7 @@ async def test_history_is_counted_anew_and_questions_read_it_all_at_once(
         state = (await get(database, number)).state
         seen.append((state, await counters(database) == before))
 
-    done = await replay_through(database, number, 2, piece=5, rate=1_000_000, sleep=look)
+    done = await replay_through(database, number, 2, piece=5, rate=1, sleep=look)
     assert (done.state, done.events_counted, done.events_refused) == ("complete", 48, 0)
     assert await counters(database) == await fold(database, 2)
     assert await counters(database) != before
@@ -115,7 +115,7 @@ async def test_what_settles_meanwhile_counts_once_however_old_it_is(database: Da
         await settle_live(database, by_old, 1)
         old_workers.extend(by_old)
 
-    await replay_through(database, number, 2, piece=3, rate=1_000_000, sleep=meanwhile)
+    await replay_through(database, number, 2, piece=3, rate=1, sleep=meanwhile)
     await settle_live(database, early + late, 2)
     assert len(old_workers) > 10
     assert await counters(database) == await fold(database, 2, but=dict.fromkeys(old_workers, 1))
@@ -271,7 +271,7 @@ async def test_two_processes_do_not_work_on_one_replay(database: Database, proje
             await replay_through(database, number, 2)
         refusals.append(True)
 
-    await replay_through(database, number, 2, piece=20, rate=1_000_000, sleep=second)
+    await replay_through(database, number, 2, piece=20, rate=1, sleep=second)
     assert refusals
     with pytest.raises(Conflict, match="complete"):
         await replay_through(database, number, 2)
@@ -289,7 +289,7 @@ async def test_a_runner_that_was_replaced_counts_nothing_more(database: Database
             await take_replay_across_projects(connection, number, uuid4())
 
     with pytest.raises(Conflict, match="somebody else"):
-        await replay_through(database, number, 2, piece=5, rate=1_000_000, sleep=replaced)
+        await replay_through(database, number, 2, piece=5, rate=1, sleep=replaced)
     assert 0 < (await get(database, number)).events_read <= 10
     await replay_through(database, number, 2)
     assert await counters(database) == await fold(database, 2)
@@ -304,7 +304,7 @@ async def test_cancelled(database: Database, project: Any) -> None:
             await cancel_replay_across_projects(connection, number)
 
     with pytest.raises(Conflict, match="cancelled"):
-        await replay_through(database, number, 2, piece=5, rate=1_000_000, sleep=cancel)
+        await replay_through(database, number, 2, piece=5, rate=1, sleep=cancel)
     assert (await get(database, number)).events_counted > 0
     assert await counters(database) == await fold(database, 1)
     await clear_cancelled(database, number)
@@ -345,7 +345,7 @@ async def test_a_project_that_is_deleted_meanwhile(database: Database, project: 
             if await connection.fetchval("SELECT 1 FROM projects WHERE id = $1", project.id):
                 await delete_project_across_projects(connection, project.id)
 
-    done = await replay_through(database, number, 2, piece=5, rate=1_000_000, sleep=delete)
+    done = await replay_through(database, number, 2, piece=5, rate=1, sleep=delete)
     assert done.state == "complete"
     assert {row["project_id"] for row in await rows_of(database)} == {other_project.id}
     assert await counters(database) == await fold(database, 2)

@@ -108,7 +108,7 @@ async def test_any_order_of_cuts_settlements_and_replays(
             cut = Cut(chance.randrange(60), chance.random() < 0.5, chance.random() < 0.5)
             cuttable.scissors.arm(cut if chance.random() < 0.8 else None)
             try:
-                await replay_through(cuttable, number, version, piece=3, rate=1_000_000, sleep=live)
+                await replay_through(cuttable, number, version, piece=3, rate=1, sleep=live)
             except (ProcessDied, Unavailable, Conflict):
                 cuttable.scissors.arm(None)
             if give_up and await state(database, number) in ("waiting", "running"):

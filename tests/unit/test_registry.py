@@ -154,3 +154,14 @@ def test_a_limit_is_a_number_above_0(part: str, value: Any) -> None:
 def test_attempts_are_whole() -> None:
     with pytest.raises(TypeError, match="MAX_ATTEMPTS"):
         handler(MAX_ATTEMPTS=1.5)
+
+
+def test_a_version_is_1_unless_the_module_says() -> None:
+    assert handler().version == 1
+    assert handler(VERSION=3).version == 3
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 1.0, "2", 1 << 31])
+def test_a_version_is_a_whole_number_from_1(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"VERSION of handler module .* must be a whole number"):
+        handler(VERSION=value)
