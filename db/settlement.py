@@ -34,7 +34,7 @@ SELECT boost_settle_counted($1::uuid[], $2::uuid[], $3::jsonb[], $4::uuid[], $5:
     $6::uuid[], $7::uuid[], $8::text[], $9::jsonb[], $10::jsonb[], $11::timestamptz[], $12::timestamptz[],
     $13::timestamptz[], $14::bigint[],
     $15::uuid[], $16::text[], $17::timestamptz[], $18::uuid[], $19::text[], $20::bigint[], $21::numeric[],
-    $22::text[], $23::text[], $24::int[], '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')
+    $22::text[], $23::text[], $24::int[], NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)
 """
 # The same where some of the events failed: their dead letters are written as well.
 _SETTLE_WITH_FAILURES = """

@@ -152,7 +152,7 @@ END
 $$;
 
 -- Settles a batch in one call, as boost_settle and boost_settle_with_failures do: the release before goes on calling those.
--- Letters may be empty. Why batch by batch, and what BST01 says: see boost_settle (0003_settle_at_once.sql). Locks: events,
+-- Letters may be missing. Why batch by batch, and what BST01 says: see boost_settle (0003_settle_at_once.sql). Locks: events,
 -- batches, dead letters, end users, rollups, each list sorted.
 CREATE FUNCTION boost_settle_counted(
     event_projects uuid[], event_ids uuid[], errors jsonb[],
