@@ -13,7 +13,7 @@ FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum
 WHERE a.attrelid = $1::text::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
 _PARTITIONS = "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'events'::regclass"
-CHANGING = ["status", "attempt", "settled_at", "error"]
+CHANGING = ["status", "attempt", "settled_at", "error", "cutover"]
 
 
 async def columns_of(connection: Any, table: str) -> list[tuple[Any, ...]]:

@@ -191,8 +191,9 @@ def pending_of_retries(month: Month, day: dt.date) -> list[tuple[Any, str]]:
 
 
 def piece_of(month: Month, day: dt.date) -> list[tuple[Any, str]]:
-    """A replay that stands at the beginning of a day, and has thirty more before it."""
-    return [(month.project_id, "uuid"), (first_id_of_day(day), "uuid"), (events._NEWEST, "uuid"), (500, "bigint")]
+    """A replay that stands at the beginning of the last day that it reads; that may be empty."""
+    end = UUID(int=first_id_of_day(day + dt.timedelta(days=1)).int - 1)
+    return [(month.project_id, "uuid"), (first_id_of_day(day), "uuid"), (end, "uuid"), (500, "bigint")]
 
 
 def replayed(month: Month, day: dt.date) -> list[tuple[Any, str]]:
@@ -407,6 +408,16 @@ async def test_clearing_away_reads_a_piece_of_counters(many_counters: Month, mod
         assert "project_id = " in scan["Index Cond"]
         assert scan["Actual Rows"] * scan["Actual Loops"] <= 101, json.dumps(plan, indent=1)
     assert not [node for node in nodes(plan) if node["Node Type"] == "Seq Scan"], json.dumps(plan, indent=1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_piece_of_a_replay_reads_no_more_than_itself(month: Month, mode: str) -> None:
+    """It stands thirty days back: the days after its piece are opened, and not read."""
+    month_ago = first_id_of_day(month.today - dt.timedelta(days=DAYS))
+    asked = [(month.project_id, "uuid"), (month_ago, "uuid"), (events._NEWEST, "uuid"), (500, "bigint")]
+    plan = await explain_as("boost_pipeline", month, lambda c: explain(c, replaying._END_OF_PIECE, asked, mode))
+    assert_reads_by_key(plan, partitions=3)
+    assert sum(node["Actual Rows"] * node["Actual Loops"] for node in scans_of_events(plan)) == 500
 
 
 @pytest.mark.parametrize("mode", MODES)
