@@ -153,6 +153,14 @@ async def test_only_whole_days_within_the_bounds(database: Database, project: An
     assert await counters(database) == await fold(database, 2, but=outside)
 
 
+async def test_a_day_that_some_clocks_were_ahead_into(database: Database, project: Any) -> None:
+    """Its first events were received, and have their ids, on the day before."""
+    early = await store_events(database, project.id, {"amount": 3}, when=TODAY + DAY + dt.timedelta(minutes=1))
+    await settle_live(database, early, 1)
+    assert (await replay_through(database, await begin(database, since=TODAY + DAY), 2)).events_counted == 1
+    assert await counters(database) == await fold(database, 2)
+
+
 async def test_one_event_type(database: Database, project: Any) -> None:
     await history(database, project.id)
     await replay_through(database, await begin(database, handler=None, event_type="refund"), 2)
