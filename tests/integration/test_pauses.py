@@ -16,6 +16,7 @@ from agents.failing_share import FailingShare, Verdict
 from agents.handlers import load_registry
 from agents.handling import HandlerLoop
 from agents.pauses import Pauses
+from agents.postponing import Postponing
 from agents.progress import ConsumerProgress
 from boost_streams.events import Event
 from boost_streams.outcomes import Outcome, failed, processed
@@ -156,6 +157,7 @@ async def test_a_bad_deploy_settles_nothing_and_what_it_gave_back_is_settled_lat
         worker.pauses,
         FailingShare("tracking", registry, limit=0.5, least=100),
         lambda: NOON,
+        Postponing(database, lambda _: None),
     )
     other = await make_project(database, "another")
     events = [
