@@ -142,7 +142,7 @@ async def test_a_bad_deploy_settles_nothing_and_what_it_gave_back_is_settled_lat
     registry, care = load_registry(), _Care()
     settled: list[Settled] = []
 
-    async def settle(family: str, batch: list[Settled], added_up: Any) -> list[Settled]:
+    async def settle(family: str, batch: list[Settled], *_: Any) -> list[Settled]:
         settled.extend(batch)
         return []
 
