@@ -30,6 +30,8 @@ from boost_streams.topics import ensure_topics, group_id, max_message_bytes, par
 
 #: How often a worker looks whether its topics are still there (seconds).
 TOPICS_SECONDS = 3.0
+#: How old what a client knows of topics may be (milliseconds).
+METADATA_MS = 5000
 #: How long requests that are being answered may take once the worker stops (seconds).
 HANDLERS_SECONDS = 2.0
 #: How long clients may take to close what was closed for writing (seconds).
@@ -282,6 +284,9 @@ def create_app(settings: Settings, web_options: dict[str, Any]) -> BoostApp:
         broker_request_timeout=10,
         broker_commit_interval=0.3,
         broker_max_poll_interval=300,
+        # A consumer that lost its topics hears of new ones only from metadata; the default is five minutes.
+        consumer_metadata_max_age_ms=METADATA_MS,
+        producer_metadata_max_age_ms=METADATA_MS,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=max_message_bytes(settings),
         producer_acks=-1,

@@ -224,7 +224,7 @@ async def test_postgresql_away(
                 return await oracle.unsettled(database) == 0
 
             await eventually(all_settled, deadline=30)
-            await oracle.check(database, tally.accepted)
+            await oracle.check(database, tally.accepted, unanswered=refused)
 
 
 async def redis_is_stopped(server: EmbeddedRedis, way: FaultProxy) -> AsyncIterator[None]:

@@ -82,26 +82,31 @@ def test_in_production_a_worker_does_not_start(
     assert "Traceback" not in said
 
 
-async def test_in_production_a_safe_server_is_worked_with(safe_postgres: EmbeddedPostgres, tmp_path: Path) -> None:
-    log, port = tmp_path / "log", free_port()
+@pytest.fixture
+def safe_database_url(safe_postgres: EmbeddedPostgres) -> Iterator[str]:
     with migrated_template(safe_postgres.url()) as name:
-        started = start_in_production(url_of_database(safe_postgres.url(), name), log, port)
-        try:
+        yield url_of_database(safe_postgres.url(), name)
 
-            async def listens() -> bool:
-                assert started.poll() is None, log.read_text()
-                try:
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                except OSError:
-                    return False
-                writer.close()
-                return True
 
-            await eventually(listens, deadline=40)
-            assert "may lose" not in log.read_text()
-        finally:
-            started.kill()
-            started.wait()
+async def test_in_production_a_safe_server_is_worked_with(safe_database_url: str, tmp_path: Path) -> None:
+    log, port = tmp_path / "log", free_port()
+    started = start_in_production(safe_database_url, log, port)
+    try:
+
+        async def listens() -> bool:
+            assert started.poll() is None, log.read_text()
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                return False
+            writer.close()
+            return True
+
+        await eventually(listens, deadline=40)
+        assert "may lose" not in log.read_text()
+    finally:
+        started.kill()
+        started.wait()
 
 
 async def test_what_is_off_is_named(database: Database) -> None:

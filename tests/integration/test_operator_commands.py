@@ -75,6 +75,10 @@ async def test_event_is_shown(run: Run, database: Database, project: Any, other_
     shown = await run("events", "show", event_id, "--project", project.id)
     assert shown.exit_code == 0
     assert '"price": 1.10' in shown.stdout
+    assert "committed" in shown.stdout
+    assert "waits for the dispatcher" in shown.stdout
+    as_json = json.loads((await run("events", "show", event_id, "--project", project.id, "--json")).stdout)
+    assert [step["step"] for step in as_json["journey"]["steps"]] == ["received", "committed", "published"]
     hidden = await run("events", "show", event_id, "--project", other_project.id)
     assert hidden.exit_code == 1
     assert "there is no event" in hidden.stderr

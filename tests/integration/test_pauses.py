@@ -16,6 +16,7 @@ from agents.failing_share import FailingShare, Verdict
 from agents.handlers import load_registry
 from agents.handling import HandlerLoop
 from agents.pauses import Pauses
+from agents.postponing import Postponing
 from agents.progress import ConsumerProgress
 from boost_streams.events import Event
 from boost_streams.outcomes import Outcome, failed, processed
@@ -141,7 +142,7 @@ async def test_a_bad_deploy_settles_nothing_and_what_it_gave_back_is_settled_lat
     registry, care = load_registry(), _Care()
     settled: list[Settled] = []
 
-    async def settle(family: str, batch: list[Settled], added_up: Any) -> list[Settled]:
+    async def settle(family: str, batch: list[Settled], *_: Any) -> list[Settled]:
         settled.extend(batch)
         return []
 
@@ -156,6 +157,7 @@ async def test_a_bad_deploy_settles_nothing_and_what_it_gave_back_is_settled_lat
         worker.pauses,
         FailingShare("tracking", registry, limit=0.5, least=100),
         lambda: NOON,
+        Postponing(database, lambda _: None),
     )
     other = await make_project(database, "another")
     events = [

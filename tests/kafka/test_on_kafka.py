@@ -13,13 +13,13 @@ from uuid import uuid4
 
 import aiohttp
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from boost_streams.embedded.kafka import KafkaSecurity, LocalKafka
-from boost_streams.records import DeadLetter, RecordCodec
+from boost_streams.records import DeadLetter, HandlerBatch, RawEventBatch, RecordCodec
 from boost_streams.settings import load_settings
-from boost_streams.topics import check_topics, ensure_topics, topic_specs
+from boost_streams.topics import check_topics, ensure_topics, group_id, topic_specs
 from db.pool import Database
 from tests.support import oracle
 from tests.support.projects import TestProject, make_project
@@ -106,12 +106,13 @@ async def test_two_workers_share_the_work_and_the_live_counts(
 ) -> None:
     others = [await make_project(database, f"p{n}") for n in range(4)]
     async with running(environment, environment) as workers:
+        accepted: list[str] = []
         for owner in (project, *others):
             client = Client(workers, owner.key)
-            await asyncio.gather(*(client.send(event) for event in events(7, 60)))
+            accepted += await asyncio.gather(*(client.send(event) for event in events(7, 60)))
             await client.close()
         await all_settled(database)
-        await oracle.check(database, [])
+        await oracle.check(database, accepted)
         handled = [await worker.metric("boost_events_settled_total") for worker in workers]
         assert sum(handled) == 300
         assert min(handled) > 0
@@ -201,11 +202,38 @@ async def test_topics_wiped_while_events_are_pending(
     await oracle.check(database, client.accepted)
 
 
-@pytest.mark.parametrize("made_by", ["operator", "worker"])
-async def test_topics_made_anew_under_a_running_worker(
-    made_by: str, environment: dict[str, str], database: Database, project: TestProject
+async def test_offsets_beyond_the_end_are_of_a_topic_that_is_gone(
+    environment: dict[str, str], database: Database, project: TestProject
 ) -> None:
-    """Offsets begin again below where the worker was: it reads from the beginning, and nothing waits to be swept."""
+    """The group has committed what the topics do not hold: their messages are read all the same, and not swept."""
+    settings = load_settings(environment)
+    await ensure_topics(settings)
+    committed = AIOKafkaConsumer(
+        bootstrap_servers=environment["KAFKA_BROKER"], group_id=group_id(settings), enable_auto_commit=False
+    )
+    await committed.start()
+    partitions = [
+        TopicPartition(spec.name, number)
+        for spec in topic_specs(settings)
+        if spec.record_type in (RawEventBatch, HandlerBatch)
+        for number in range(spec.partitions)
+    ]
+    committed.assign(partitions)
+    await committed.commit(dict.fromkeys(partitions, 1000))
+    await committed.stop()
+    async with running({**environment, "SWEEP_STUCK_AFTER_SECONDS": "300"}) as workers:
+        client = Client(workers, project.key)
+        for event in events(8, 50):
+            await client.send(event)
+        await all_settled(database, deadline=20)
+        await client.close()
+    await oracle.check(database, client.accepted)
+
+
+async def test_topics_made_anew_under_a_running_worker(
+    environment: dict[str, str], database: Database, project: TestProject
+) -> None:
+    """It makes them again itself, reads them from their beginning, and nothing waits to be swept."""
     settings = load_settings(environment)
     async with running({**environment, "SWEEP_STUCK_AFTER_SECONDS": "300"}) as workers:
         client = Client(workers, project.key)
@@ -219,15 +247,20 @@ async def test_topics_made_anew_under_a_running_worker(
         async def there() -> bool:
             return {spec.name for spec in topic_specs(settings)} <= set(await admin.list_topics())
 
-        if made_by == "operator":
-            await ensure_topics(settings)
         await eventually(there, deadline=20, what="topics there again")
         await admin.close()
-        anew = lambda: workers[0].log.read_text().count("topic_anew")  # noqa: E731
-        await eventually(lambda: anew() >= 5, deadline=20, what="noticed by the worker")
+        async with database.across_projects() as connection:
+            made_at = await connection.fetchval("SELECT now()")
+
+        async def looked() -> bool:
+            async with database.across_projects() as connection:
+                seen = "SELECT bool_and(recorded_at > $1::timestamptz + interval '3 seconds') FROM consumer_progress"
+                return bool(await connection.fetchval(seen, made_at))
+
+        await eventually(looked, deadline=40, what="the consumers say where they are on every partition")
         for event in events(7, 50):
             await client.send(event)
-        await all_settled(database, deadline=15)
+        await all_settled(database, deadline=30)
         assert workers[0].process is not None
         assert workers[0].process.poll() is None
         await client.close()

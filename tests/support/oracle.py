@@ -86,9 +86,13 @@ async def unsettled(database: Database) -> int:
     return count
 
 
-async def check(database: Database, accepted: Collection[str]) -> None:
-    """Assert that these events, and no others, are stored, terminal, and counted once."""
-    await _checked(database, [Promise(name="", ids={event_id}) for event_id in accepted])
+async def check(database: Database, accepted: Collection[str], *, unanswered: int = 0) -> None:
+    """Assert that these events, and no others, are stored, terminal, and counted once.
+
+    At most `unanswered` more may be stored: those of requests of which the client cannot know.
+    """
+    promises = [Promise(name="", ids={event_id}) for event_id in accepted]
+    await _checked(database, [*promises, Promise(name="", unanswered=unanswered)])
 
 
 async def _checked(database: Database, promises: Sequence[Promise]) -> None:
@@ -127,7 +131,8 @@ def _judge_rows(verdict: Verdict, promises: Sequence[Promise], rows: Sequence[An
     verdict.lost = sorted(promised - set(stored))
     verdict.pending = [event_id for event_id, row in stored.items() if row["status"] == "pending"]
     if not named:
-        verdict.unasked = sorted(set(stored) - promised)
+        unasked = sorted(set(stored) - promised)
+        verdict.unasked = unasked if len(unasked) > sum(promise.unanswered for promise in promises) else []
         return
     times_stored = Counter(row["session_id"] for row in rows)
     by_name = {promise.name: promise for promise in promises}
