@@ -11,8 +11,9 @@ from uuid import UUID
 import msgspec
 
 from agents.effects import Settled
-from agents.preparing import call_prepare, prepare
+from agents.preparing import Prepared, call_prepare, prepare
 from agents.registry import Handler, Registry
+from agents.turns import in_turns
 from boost_streams.events import Event
 from boost_streams.logs import frames_of, get_logger
 from boost_streams.outcomes import Failed, Outcome, Processed, TryAgain, failed, try_again
@@ -23,7 +24,7 @@ RAISED = "handler_raised"
 WRONG_ANSWER = "handler_answer"
 
 _log = get_logger(__name__)
-_NOTHING: Mapping[UUID, Any] = {}
+_UNASKED = Prepared()
 _OUTCOMES = (Processed, Failed, TryAgain)
 
 
@@ -32,12 +33,13 @@ async def outcomes(registry: Registry, records: Sequence[EventRecord], services:
     by_handler: dict[str, list[Event]] = defaultdict(list)
     settled: list[Settled] = []
     handler_of = registry.handler_of
-    for record in records:
-        event = read_event(record)
-        if isinstance(event, Settled):
-            settled.append(event)
-        else:
-            by_handler[handler_of(event.event_type).name].append(event)
+    async for part in in_turns(records):
+        for record in part:
+            event = read_event(record)
+            if isinstance(event, Settled):
+                settled.append(event)
+            else:
+                by_handler[handler_of(event.event_type).name].append(event)
     for events in by_handler.values():
         settled.extend(await _of_handler(handler_of(events[0].event_type), events, services))
     return settled
@@ -53,14 +55,14 @@ def read_event(record: EventRecord) -> Event | Settled:
 
 
 async def _of_handler(handler: Handler, events: Sequence[Event], services: Any) -> list[Settled]:
-    if handler.prepare is None:
-        return [Settled(event, call_handler(handler, event, _NOTHING)) for event in events]
-    prepared = await prepare(handler, events, services)
-    settled = []
-    for event in events:
-        reason = prepared.refused.get(event.id)
-        outcome = call_handler(handler, event, prepared.answers) if reason is None else try_again(reason)
-        settled.append(Settled(event, outcome))
+    prepared = _UNASKED if handler.prepare is None else await prepare(handler, events, services)
+    answers, refused = prepared.answers, prepared.refused
+    settled: list[Settled] = []
+    async for part in in_turns(events):
+        for event in part:
+            reason = refused.get(event.id) if refused else None
+            outcome = call_handler(handler, event, answers) if reason is None else try_again(reason)
+            settled.append(Settled(event, outcome))
     return settled
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import asyncpg
 
@@ -80,17 +80,22 @@ class DeadLetters:
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    async def write(self, letter: DeadLetter) -> None:
-        """Send a dead letter; when the broker is away, log that it could not be."""
-        try:
-            await self._publisher.send(letter, key=letter.project_id.bytes if letter.project_id else None)
-        except BrokerAway as error:
+    async def write(self, letters: Sequence[DeadLetter]) -> None:
+        """Send dead letters of events; when the broker is away, log which could not be sent first, and how many."""
+        results = await asyncio.gather(*map(self._send, letters), return_exceptions=True)
+        unsent = [(letter, error) for letter, error in zip(letters, results, strict=True) if error is not None]
+        if unsent:
+            letter, error = unsent[0]
             _log.error(
-                "a dead letter could not be sent",
+                "dead letters could not be sent",
                 action="dead_letter",
+                count=len(unsent),
                 topic=letter.topic,
                 partition=letter.partition,
                 offset=letter.offset,
                 event_id=letter.event_id and str(letter.event_id),
-                error=error.message,
+                error=getattr(error, "message", type(error).__name__),
             )
+
+    async def _send(self, letter: DeadLetter) -> None:
+        await self._publisher.send(letter, key=letter.project_id.bytes if letter.project_id else None)

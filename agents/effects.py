@@ -16,7 +16,7 @@ import msgspec
 
 from agents.registry import Registry
 from boost_streams.events import Event
-from boost_streams.outcomes import NO_AMOUNT, Bucket, Count, Outcome, Processed, bucket_start
+from boost_streams.outcomes import NO_AMOUNT, Bucket, Count, EndUserSeen, Outcome, Processed, bucket_start
 from db.end_users import Sighting, trait_version
 from db.rollups import Addition, RollupKey, Source
 
@@ -50,40 +50,84 @@ class _Starts:
         return start
 
 
-def additions_of(
-    batch: Sequence[Settled], registry: Registry, were_failed: Collection[UUID] = ()
-) -> dict[RollupKey, Addition]:
-    """Add up the counters of a batch: what its handlers said, and the per-hour totals by type and status.
+class Effects:
+    """Adds up what a batch says, a part of it at a time: counters of its handlers, and totals by type and status.
 
     Counters of handlers carry the event type, the handler and its version; totals are nobody's.
 
     An event in `were_failed` was counted as failed before it was retried: that is taken back.
     """
-    totals: dict[tuple[Any, ...], list[Any]] = {}
-    per_hour: dict[tuple[UUID, dt.datetime, str, str], int] = defaultdict(int)
-    hours, days = _Starts("hour"), _Starts("day")
-    for settled in batch:
-        event, outcome = settled.event, settled.outcome
-        project_id, occurred_at = event.project_id, event.occurred_at
-        done = isinstance(outcome, Processed)
-        hour = hours.of(occurred_at)
-        per_hour[project_id, hour, event.event_type, "processed" if done else "failed"] += 1
-        if were_failed and event.id in were_failed:
-            per_hour[project_id, hour, event.event_type, "failed"] -= 1
-        if isinstance(outcome, Processed):
-            for effect in outcome.effects:
-                if isinstance(effect, Count):
-                    start = days.of(occurred_at) if effect.bucket == "day" else hours.of(occurred_at)
-                    _add(totals, (project_id, effect.metric, start, effect.dimensions, event.event_type), effect)
-    additions = _with_sources(totals, registry)
-    for (project_id, hour, event_type, status), count in per_hour.items():
-        additions[RollupKey(project_id, _PER_HOUR, hour, (event_type, status))] = (count, NO_AMOUNT)
-    return additions
+
+    def __init__(self, registry: Registry, were_failed: Collection[UUID] = ()) -> None:
+        self._registry = registry
+        self._were_failed = were_failed
+        self._totals: dict[tuple[Any, ...], list[Any]] = {}
+        self._per_hour: dict[tuple[UUID, dt.datetime, str, str], int] = defaultdict(int)
+        self._hours, self._days = _Starts("hour"), _Starts("day")
+        self._seen: dict[tuple[UUID, str], Sighting] = {}
+
+    def add(self, part: Sequence[Settled]) -> None:
+        """Add a few events of the batch."""
+        totals, per_hour, hours, days = self._totals, self._per_hour, self._hours, self._days
+        for settled in part:
+            event, outcome = settled.event, settled.outcome
+            project_id, occurred_at = event.project_id, event.occurred_at
+            done = isinstance(outcome, Processed)
+            hour = hours.of(occurred_at)
+            per_hour[project_id, hour, event.event_type, "processed" if done else "failed"] += 1
+            if self._were_failed and event.id in self._were_failed:
+                per_hour[project_id, hour, event.event_type, "failed"] -= 1
+            if isinstance(outcome, Processed):
+                for effect in outcome.effects:
+                    if isinstance(effect, Count):
+                        start = days.of(occurred_at) if effect.bucket == "day" else hours.of(occurred_at)
+                        _add(totals, (project_id, effect.metric, start, effect.dimensions, event.event_type), effect)
+                    else:
+                        self._see(event, effect)
+
+    def additions(self) -> dict[RollupKey, Addition]:
+        """Return the counters with what is to be added to each."""
+        additions = _with_sources(self._totals, self._registry)
+        for (project_id, hour, event_type, status), count in self._per_hour.items():
+            additions[RollupKey(project_id, _PER_HOUR, hour, (event_type, status))] = (count, NO_AMOUNT)
+        return additions
+
+    def sightings(self) -> list[Sighting]:
+        """Return what the batch says about end users, one sighting per user."""
+        return list(self._seen.values())
+
+    def _see(self, event: Event, effect: EndUserSeen) -> None:
+        when = event.occurred_at
+        sighting = self._seen.setdefault(
+            (event.project_id, effect.user_id), Sighting(event.project_id, effect.user_id, when, when)
+        )
+        sighting.first_seen_at = min(sighting.first_seen_at, when)
+        sighting.last_seen_at = max(sighting.last_seen_at, when)
+        if effect.signed_up:
+            sighting.signed_up_at = min(sighting.signed_up_at or when, when)
+        sighting.logins += effect.logged_in
+        version = trait_version(when, event.id, self._registry.handler_of(event.event_type).version)
+        for name, value in effect.traits.items():
+            sighting.set_trait(name, value, version)
 
 
-def counted_again(batch: Sequence[Settled], registry: Registry) -> dict[RollupKey, Addition]:
-    """Add up what handlers say of events that settled before; totals have them already."""
-    return {key: added for key, added in additions_of(batch, registry).items() if key.source is not None}
+def effects_of(batch: Sequence[Settled], registry: Registry, were_failed: Collection[UUID] = ()) -> Effects:
+    """Add up a whole batch at once."""
+    effects = Effects(registry, were_failed)
+    effects.add(batch)
+    return effects
+
+
+def additions_of(
+    batch: Sequence[Settled], registry: Registry, were_failed: Collection[UUID] = ()
+) -> dict[RollupKey, Addition]:
+    """Return the counters of a batch."""
+    return effects_of(batch, registry, were_failed).additions()
+
+
+def counted_again(effects: Effects) -> dict[RollupKey, Addition]:
+    """Return the counters of events that settled before; totals have them already."""
+    return {key: added for key, added in effects.additions().items() if key.source is not None}
 
 
 def _with_sources(totals: Mapping[tuple[Any, ...], list[Any]], registry: Registry) -> dict[RollupKey, Addition]:
@@ -107,26 +151,3 @@ def _add(totals: dict[tuple[Any, ...], list[Any]], key: tuple[Any, ...], effect:
     total[0] += effect.count
     if effect.amount is not NO_AMOUNT:
         total[1] += effect.amount
-
-
-def sightings_of(batch: Sequence[Settled], registry: Registry) -> list[Sighting]:
-    """Gather what a batch says about end users, one sighting per user."""
-    seen: dict[tuple[UUID, str], Sighting] = {}
-    for settled in batch:
-        event, outcome = settled.event, settled.outcome
-        for effect in outcome.effects if isinstance(outcome, Processed) else ():
-            if isinstance(effect, Count):
-                continue
-            when = event.occurred_at
-            sighting = seen.setdefault(
-                (event.project_id, effect.user_id), Sighting(event.project_id, effect.user_id, when, when)
-            )
-            sighting.first_seen_at = min(sighting.first_seen_at, when)
-            sighting.last_seen_at = max(sighting.last_seen_at, when)
-            if effect.signed_up:
-                sighting.signed_up_at = min(sighting.signed_up_at or when, when)
-            sighting.logins += effect.logged_in
-            version = trait_version(when, event.id, registry.handler_of(event.event_type).version)
-            for name, value in effect.traits.items():
-                sighting.set_trait(name, value, version)
-    return list(seen.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from agents.burials import Origins
@@ -20,7 +20,6 @@ from agents.registry import Registry
 from agents.settlement import Settlement, add_up
 from agents.streams import Taken, acknowledge, give_back, in_two_stages, ready_batches
 from boost_streams.events import Event
-from boost_streams.logs import get_logger
 from boost_streams.outcomes import Failed
 from boost_streams.records import DeadLetter, Malformed, Newer
 from db.burial import Origin
@@ -28,10 +27,9 @@ from db.settlement import FirstAttempts
 
 #: About how many events are handled and settled together.
 MOST_EVENTS = 2000
-#: How many dead letters may be on their way to the broker; beyond it they are dropped.
-MOST_LETTERS = 64
+#: For how many batches dead letters may be on their way to the broker; the next waits for one of them.
+MOST_LETTERS = 4
 
-_log = get_logger(__name__)
 _Handled = tuple[list[Settled], FirstAttempts | None]
 
 
@@ -63,7 +61,7 @@ class HandlerLoop:
         self._pauses = pauses
         self._failing = failing
         self._now = now
-        self._letters: set[asyncio.Task[None]] = set()
+        self._sending: set[asyncio.Task[None]] = set()
 
     async def run(self, stream: Any) -> None:
         """Handle until cancelled."""
@@ -87,7 +85,7 @@ class HandlerLoop:
             if isinstance(message.value, Malformed):
                 await self._dead_letters.malformed(message.value)
         settled = await self._care.outcomes(taken)
-        added_up = add_up(settled, self._registry)
+        added_up = await add_up(settled, self._registry)
         verdict = self._failing.observe(settled, added_up)
         if verdict is not None and await self._pauses.judge(topic, verdict):
             await give_back(taken, self._progress)
@@ -100,15 +98,26 @@ class HandlerLoop:
         settled, added_up = handled
         if settled:
             origins = Origins(taken)
-            self._tell(await self._settlement.settle(self.family, settled, added_up, origins), origins)
+            moved = await self._settlement.settle(self.family, settled, added_up, origins)
+            self._notices.tell(moved)
         await acknowledge(taken, self._progress)
+        if settled:
+            await self._send_letters(moved, origins)
 
-    def _tell(self, moved: Sequence[Settled], origins: Origins) -> None:
-        """Tell the live views and the dead-letter topic, without making anyone wait."""
-        self._notices.tell(moved)
-        for settled in moved:
-            if isinstance(settled.outcome, Failed) and (origin := origins.of(settled.event.id)):
-                self._spawn(self._dead_letters.write(self._letter(settled.event, settled.outcome, origin)))
+    async def _send_letters(self, moved: Sequence[Settled], origins: Origins) -> None:
+        """Tell the dead-letter topic which events failed, beside the next batches."""
+        letters = [
+            self._letter(one.event, one.outcome, origin)
+            for one in moved
+            if isinstance(one.outcome, Failed) and (origin := origins.of(one.event.id))
+        ]
+        if not letters:
+            return
+        while len(self._sending) >= MOST_LETTERS:
+            await asyncio.wait(self._sending, return_when=asyncio.FIRST_COMPLETED)
+        task = asyncio.create_task(self._dead_letters.write(letters))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
 
     def _letter(self, event: Event, outcome: Failed, origin: Origin) -> DeadLetter:
         error = outcome.message if outcome.field is None else f"{outcome.field}: {outcome.message}"
@@ -125,12 +134,3 @@ class HandlerLoop:
             handler=self._registry.handler_of(event.event_type).name,
             attempt=event.attempt,
         )
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        if len(self._letters) >= MOST_LETTERS:
-            work.close()
-            _log.warning("a dead letter was dropped", action="dead_letter", handler=self.family)
-            return
-        task = asyncio.create_task(work)
-        self._letters.add(task)
-        task.add_done_callback(self._letters.discard)

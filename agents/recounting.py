@@ -13,7 +13,7 @@ from uuid import UUID
 import asyncpg
 
 from agents.calling import outcomes
-from agents.effects import Settled, counted_again, sightings_of
+from agents.effects import Settled, counted_again, effects_of
 from agents.registry import Registry
 from agents.replay import Pace, Sleep
 from boost_streams.errors import BoostError, Conflict, Unavailable
@@ -136,10 +136,11 @@ class Recounting:
             self.refused += step.refused
 
     async def _commit(self, replay: Replay, step: Advance, settled: Sequence[Settled]) -> None:
-        sightings = sightings_of(settled, self._registry)
+        effects = effects_of(settled, self._registry)
+        sightings = effects.sightings()
         for sighting in sightings:
             sighting.logins = 0  # they were counted when their events settled, and carry no version
-        additions = counted_again(settled, self._registry)
+        additions = counted_again(effects)
         async with self._database.across_projects() as connection, connection.transaction():
             if await advance_across_projects(connection, replay.id, self._runner, step):
                 await see_across_projects(connection, sightings)

@@ -19,9 +19,10 @@ import asyncpg
 import msgspec
 
 from agents.burials import Origins, burials_of, said
-from agents.effects import Settled, additions_of, sightings_of
+from agents.effects import Effects, Settled, effects_of
 from agents.handlers import load_registry
 from agents.registry import Handler, Registry
+from agents.turns import in_turns
 from boost_streams.errors import Unavailable
 from boost_streams.logs import get_logger
 from boost_streams.metrics import EVENTS_REDELIVERED, EVENTS_SETTLED, SETTLE_SECONDS
@@ -195,9 +196,9 @@ class Settlement:
             burials = burials_of(terminal, self._registry, batch.origins)
             await bury_across_projects(connection, burials)
             await resolve_across_projects(connection, _replayed(terminal, result.were_failed))
-            await see_across_projects(connection, sightings_of(terminal, self._registry))
-            additions = additions_of(terminal, self._registry, result.were_failed)
-            await add_across_projects(connection, additions, cutover)
+            effects = effects_of(terminal, self._registry, result.were_failed)
+            await see_across_projects(connection, effects.sightings())
+            await add_across_projects(connection, effects.additions(), cutover)
         _observe(
             batch.family,
             started,
@@ -209,10 +210,18 @@ class Settlement:
         return terminal
 
 
-def add_up(batch: Sequence[Settled], registry: Registry) -> FirstAttempts | None:
-    """Do what `first_attempts_of` does; None as well when an effect cannot be added up: settling finds out whose."""
+async def add_up(batch: Sequence[Settled], registry: Registry) -> FirstAttempts | None:
+    """Do what `first_attempts_of` does, in short turns of the event loop.
+
+    Returns:
+        None as well when an effect cannot be added up: settling finds out whose.
+    """
+    first = _FirstAttempts(registry)
     try:
-        return first_attempts_of(batch, registry)
+        async for part in in_turns(batch):
+            if not first.add(part):
+                return None
+        return first.done()
     except Exception as error:
         _log.warning("effects cannot be added up", action="settle_refused", error=type(error).__name__)
         return None
@@ -220,20 +229,37 @@ def add_up(batch: Sequence[Settled], registry: Registry) -> FirstAttempts | None
 
 def first_attempts_of(batch: Sequence[Settled], registry: Registry) -> FirstAttempts | None:
     """Return what settles a batch in one statement; None when there is a retry among it, or an event twice."""
-    ids: dict[UUID, list[UUID]] = defaultdict(list)
-    errors: dict[UUID, bytes] = {}
-    for settled in batch:
-        event, outcome = settled.event, settled.outcome
-        if event.attempt:
+    first = _FirstAttempts(registry)
+    return first.done() if first.add(batch) else None
+
+
+class _FirstAttempts:
+    """What settles a batch in one statement, a part of it at a time."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._ids: dict[UUID, list[UUID]] = defaultdict(list)
+        self._errors: dict[UUID, bytes] = {}
+        self._effects = Effects(registry)
+
+    def add(self, part: Sequence[Settled]) -> bool:
+        """Add a few events; False when one of them is not settled that way."""
+        for settled in part:
+            event, outcome = settled.event, settled.outcome
+            if event.attempt:
+                return False
+            if not isinstance(outcome, Processed):
+                if not isinstance(outcome, Failed):
+                    return False
+                self._errors[event.id] = _error_of(outcome)
+            self._ids[event.project_id].append(event.id)
+        self._effects.add(part)
+        return True
+
+    def done(self) -> FirstAttempts | None:
+        """Return it; None when an event came twice."""
+        if any(len(set(of_project)) < len(of_project) for of_project in self._ids.values()):
             return None
-        if not isinstance(outcome, Processed):
-            if not isinstance(outcome, Failed):
-                return None
-            errors[event.id] = _error_of(outcome)
-        ids[event.project_id].append(event.id)
-    if any(len(set(of_project)) < len(of_project) for of_project in ids.values()):
-        return None
-    return FirstAttempts(ids, errors, sightings_of(batch, registry), additions_of(batch, registry))
+        return FirstAttempts(self._ids, self._errors, self._effects.sightings(), self._effects.additions())
 
 
 def _error_of(outcome: Failed) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from agents.effects import Settled
 from agents.failing_share import WINDOW_SECONDS, FailingShare, Verdict
 from agents.handlers import load_registry
-from agents.settlement import add_up
+from agents.settlement import first_attempts_of
 from boost_streams.events import Event
 from boost_streams.outcomes import Outcome, failed, processed, try_again
 
@@ -35,7 +35,7 @@ class World:
                 self.next_id += 1
                 event = Event(UUID(int=self.next_id), UUID(int=project), "page_view", NOON, NOON, {})
                 batch.append(Settled(event, outcome))
-        return self.share.observe(batch, add_up(batch, REGISTRY) if fast else None)
+        return self.share.observe(batch, first_attempts_of(batch, REGISTRY) if fast else None)
 
 
 @pytest.fixture(params=[True, False], ids=["added up", "counted"])
