@@ -1,4 +1,4 @@
-"""What every worker does beside its roles: heartbeat, progress, the dead workers' inheritance, partitions, old keys.
+"""What every worker does beside its roles: heartbeat, progress, what dead workers left, counters, partitions, keys.
 
 Every body is guarded: a raising task would end the process, and with it acknowledge work in flight (FAUST.md).
 """
@@ -22,6 +22,7 @@ from db.journey import forget_publishes_across_projects
 from db.partitions import drop_expired_partitions, ensure_partitions
 from db.pool import Database
 from db.retention import delete_expired_events_across_projects, delete_expired_letters_across_projects
+from db.rollups import fold_across_projects
 from db.server import server_facts
 from db.workers import (
     DEAD_AFTER_SECONDS,
@@ -36,6 +37,8 @@ HEARTBEAT_SECONDS = 2.0
 PROGRESS_SECONDS = 1.0
 #: How often partitions and key generations are looked after (seconds), and how soon again after a failure.
 MAINTENANCE_SECONDS = 3600.0
+#: How often a worker looks whether what settlements counted is to be folded (seconds); one worker does it.
+FOLD_SECONDS = 1.0
 _MAINTENANCE_RETRY_SECONDS = 5.0
 
 _log = get_logger(__name__)
@@ -106,6 +109,7 @@ class Housekeeping(Service):
             await self._open()
         self.add_future(self._every(HEARTBEAT_SECONDS, "heartbeat", self.beat))
         self.add_future(self._every(PROGRESS_SECONDS, "progress", self.record_progress))
+        self.add_future(self._every(FOLD_SECONDS, "fold", self.fold))
         for seconds, action, body in self._also:
             self.add_future(self._every(seconds, action, body))
         await self._maintain()
@@ -161,6 +165,11 @@ class Housekeeping(Service):
         if positions:
             async with self._database.across_projects() as connection:
                 await record_progress_across_projects(connection, self._ledger.worker_id, positions)
+
+    async def fold(self) -> None:
+        """Fold what settlements counted into rollups (docs/adr/0024)."""
+        async with self._database.across_projects() as connection:
+            await fold_across_projects(connection)
 
     async def maintain(self) -> None:
         """Make partitions ahead, drop what has expired, and renew the messageId keys when it is time."""

@@ -34,6 +34,7 @@ from db.replays import (
     switch_across_projects,
     take_replay_across_projects,
 )
+from db.rollups import fold_across_projects, has_unfolded_before_across_projects
 
 #: How many counters are looked at at a time when old ones are cleared away.
 COUNTERS_PER_PIECE = 1_000
@@ -160,6 +161,7 @@ class _Run:
                 await self._patiently(self._look)
             if not await self._patiently(self._step):
                 await self._patiently(self._switch)
+        await self._patiently(self._older_folded)
         while await self._patiently(self._clear):
             pass
         return self._replay
@@ -250,6 +252,16 @@ class _Run:
                 await switch_across_projects(connection, self._replay.id, self._runner)
         _log.info("questions read a replay", action="replay_switch", replay_id=self._replay.id)
         return await self._look()
+
+    async def _older_folded(self) -> bool:
+        """Have what settled before the cut-over folded: it would come back as counters that nobody reads."""
+        while True:
+            async with self._database.across_projects() as connection:
+                if not await has_unfolded_before_across_projects(connection, self._replay.id):
+                    return True
+                done = await fold_across_projects(connection, at_once=True)
+            if done is None:
+                await asyncio.sleep(0.05)
 
     async def _clear(self) -> bool:
         """Delete the counters that the replay took the place of, of one project; False when none is left."""

@@ -15,10 +15,17 @@ from asyncpg.pgproto.pgproto import UUID as FastUUID  # a uuid.UUID, sent as it 
 
 from db.pool import Connection
 
-#: Locks rows in the order of their keys (db/migrations/sql/0007_replays.sql).
+#: Locks rows in the order of their keys, if any (db/migrations/sql/0008_rollup_deltas.sql).
 _ADD = """
 SELECT boost_add_counted($1::uuid[], $2::text[], $3::timestamptz[], $4::uuid[], $5::text[], $6::bigint[],
     $7::numeric[], $8::text[], $9::text[], $10::int[], $11::int, $12::boolean)
+"""
+#: How many deltas are folded in one transaction.
+FOLDED_AT_ONCE = 500
+_FOLD = "SELECT boost_fold_rollups($1, $2)"
+_UNFOLDED_BEFORE = """
+SELECT EXISTS (
+    SELECT 1 FROM rollup_deltas d WHERE d.id > (SELECT f.folded_to FROM rollup_folds f) AND d.cutover < $1)
 """
 _NEWEST_CUTOVER = "SELECT boost_cutover()"
 
@@ -93,7 +100,10 @@ async def newest_cutover_across_projects(connection: Connection) -> int:
 async def add_across_projects(
     connection: Connection, additions: Mapping[RollupKey, Addition], cutover: int, *, replayed: bool = False
 ) -> None:
-    """Add counts and amounts, one statement, rows locked in one order. The last locks a settlement takes.
+    """Add counts and amounts, in one statement.
+
+    What a replay counts is in `rollups` then, rows locked in one order; what settles is in `rollup_deltas` until it is
+    folded. The view `current_rollups` has both.
 
     Args:
         connection: A pipeline connection.
@@ -103,3 +113,26 @@ async def add_across_projects(
     """
     if additions:
         await connection.execute(_ADD, *addition_parameters(additions), cutover, replayed)
+
+
+async def fold_across_projects(
+    connection: Connection, *, at_once: bool = False, most: int = FOLDED_AT_ONCE
+) -> int | None:
+    """Fold deltas into rollups, if it is due or `at_once`, `most` in each transaction, until none is left.
+
+    Returns:
+        How many; None when it is not due, or another process folds: then nothing was done.
+    """
+    folded: int | None = None
+    while True:
+        taken: int | None = await connection.fetchval(_FOLD, most, at_once or folded is not None)
+        if taken is not None:
+            folded = (folded or 0) + taken
+        if taken is None or taken < most:
+            return folded
+
+
+async def has_unfolded_before_across_projects(connection: Connection, cutover: int) -> bool:
+    """Tell whether deltas from before a cut-over are left."""
+    found: bool = await connection.fetchval(_UNFOLDED_BEFORE, cutover)
+    return found

@@ -155,7 +155,7 @@ async def errors(database: Database) -> dict[str, dict[str, Any]]:
 async def counted(database: Database, metric: str) -> int:
     async with database.across_projects() as connection:
         count: int = await connection.fetchval(
-            "SELECT coalesce(sum(count), 0)::bigint FROM rollups WHERE metric = $1", metric
+            "SELECT coalesce(sum(count), 0)::bigint FROM current_rollups WHERE metric = $1", metric
         )
     return count
 

@@ -159,7 +159,7 @@ async def test_what_fails_again_is_one_letter_with_its_history(
     assert (entry["code"], entry["field"], entry["message"], entry["attempts"]) == ("missing", "url", "is required", 1)
     assert dt.datetime.fromisoformat(entry["failedAt"]) == first.last_failed_at
     assert first.last_failed_at < dt.datetime.fromisoformat(entry["replayedAt"]) < letter.last_failed_at
-    counts = await fetch(database, "SELECT dimensions, count FROM rollups WHERE metric = 'events_per_hour'")
+    counts = await fetch(database, "SELECT dimensions, count FROM current_rollups WHERE metric = 'events_per_hour'")
     assert [(row["dimensions"][1], row["count"]) for row in counts if row["count"]] == [("failed", 1)]
 
 

@@ -88,7 +88,7 @@ async def test_from_the_failure_to_the_replay_and_back(
             return bool((await ask(session, worker, "GET", f"/dead-letters/{ids[0]}"))["status"] == "resolved")
 
         await eventually(resolved, deadline=20, what="the mended event's letter is resolved")
-        hours = await fetch(database, "SELECT dimensions, count FROM rollups WHERE metric = 'events_per_hour'")
+        hours = await fetch(database, "SELECT dimensions, count FROM current_rollups WHERE metric = 'events_per_hour'")
         assert {row["dimensions"][1]: row["count"] for row in hours} == {"failed": 2, "processed": 1}
 
 

@@ -13,6 +13,7 @@ from boost_streams.events import Event
 from db.batches import record_of_row
 from db.intake import NewEvent, store_batch_across_projects
 from db.pool import Database
+from db.rollups import fold_across_projects
 from tests.support import oracle
 from tests.support.oracle import Promise
 from tests.support.projects import TestProject
@@ -43,6 +44,8 @@ async def promises(database: Database, project: TestProject) -> list[Promise]:
     handle = oracle.registered()
     settled = [Settled(event, handle(event)) for row in rows for event in [Event.of_record(record_of_row(row))]]
     await Settlement(database).settle("model", settled)
+    async with database.across_projects() as connection:
+        await fold_across_projects(connection, at_once=True)
     return [Promise(f"s{n}", f"m{n}", {str(event_id)}) for n, event_id in enumerate(ids)]
 
 

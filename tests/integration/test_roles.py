@@ -14,7 +14,16 @@ from boost_streams.errors import Unavailable
 from db.pool import Database
 from tests.support.projects import TestProject
 
-TENANT_TABLES = ("api_keys", "dead_letters", "end_users", "events", "event_retries", "rollups", "rollup_switches")
+TENANT_TABLES = (
+    "api_keys",
+    "dead_letters",
+    "end_users",
+    "events",
+    "event_retries",
+    "rollups",
+    "rollup_deltas",
+    "rollup_switches",
+)
 GUARDED = (*TENANT_TABLES, "projects")
 PIPELINE_ONLY = (
     "organizations",
@@ -44,6 +53,9 @@ async def filled(database: Database, project: TestProject, other_project: TestPr
                 "VALUES ($1, $2, 'u', now(), now())",
                 "INSERT INTO rollups (project_id, metric, bucket_start, key, dimensions, count) "
                 "VALUES ($1, 'events', now(), $2, '{}', 1)",
+                "INSERT INTO rollup_deltas (project_id, cutover, metrics, starts, keys, dimensions, counts, amounts, "
+                "event_types, handlers, versions) "
+                "VALUES ($1, 0, '{m}', ARRAY[now()], ARRAY[$2::uuid], ARRAY['{}'], '{1}', '{0}', '{x}', '{h}', '{1}')",
                 "INSERT INTO rollup_switches (project_id, cutover, event_types, all_others, since, until) "
                 "SELECT $1, 1, '{click}', false, now(), now() WHERE $2::uuid IS NOT NULL",
             ):
@@ -113,6 +125,8 @@ async def test_a_tenant_cannot_write_into_another_project(
         "INSERT INTO events (id, project_id, event_type, payload, occurred_at) "
         "VALUES (gen_random_uuid(), gen_random_uuid(), 'x', '{}', now())",
         "UPDATE rollups SET count = 0",
+        "DELETE FROM rollup_deltas",
+        "UPDATE rollup_folds SET folded_to = 0",
         "DELETE FROM dead_letters",
         "UPDATE dead_letters SET message = 'fine'",
         "INSERT INTO dead_letters (project_id, id, code, message, attempts) "

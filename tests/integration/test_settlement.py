@@ -54,9 +54,9 @@ async def test_processed_with_effects_once(database: Database, settlement: Settl
     assert len(await settlement.settle("tracking", batch)) == 2
     assert await settlement.settle("tracking", batch) == []
     assert await settlement.settle("tracking", [*batch, *batch]) == []
-    (views,) = await fetch(database, "SELECT count FROM rollups WHERE metric = 'page_views'")
+    (views,) = await fetch(database, "SELECT count FROM current_rollups WHERE metric = 'page_views'")
     assert views["count"] == 2
-    (hours,) = await fetch(database, "SELECT count, dimensions FROM rollups WHERE metric = 'events_per_hour'")
+    (hours,) = await fetch(database, "SELECT count, dimensions FROM current_rollups WHERE metric = 'events_per_hour'")
     assert (hours["count"], hours["dimensions"]) == (2, ["page_view", "processed"])
     assert await fetch(database, "SELECT 1 FROM event_batches") == []
     assert {row["status"] for row in await fetch(database, "SELECT status FROM events")} == {"processed"}
@@ -67,7 +67,7 @@ async def test_the_same_event_twice_in_one_batch_counts_once(database: Database,
     ids = await store(database, project.id, "foo")
     (one,) = handled(await events_of(database, ids))
     assert len(await settlement.settle("default", [one, one])) == 1
-    (types,) = await fetch(database, "SELECT count FROM rollups WHERE metric = 'event_types'")
+    (types,) = await fetch(database, "SELECT count FROM current_rollups WHERE metric = 'event_types'")
     assert types["count"] == 1
 
 
@@ -119,7 +119,7 @@ async def test_after_many_attempts_an_event_fails(database: Database, settlement
     assert row["status"] == "failed"
     assert msgspec.json.decode(row["error"])["code"] == "too_many_attempts"
     assert await fetch(database, "SELECT 1 FROM event_retries") == []
-    (hours,) = await fetch(database, "SELECT dimensions FROM rollups WHERE metric = 'events_per_hour'")
+    (hours,) = await fetch(database, "SELECT dimensions FROM current_rollups WHERE metric = 'events_per_hour'")
     assert hours["dimensions"] == ["foo", "failed"]
 
 
@@ -134,7 +134,7 @@ async def test_a_value_postgresql_refuses_fails_its_own_event(database: Database
     assert [row["status"] for row in rows].count("failed") == 1
     assert rows[3]["status"] == "failed"
     assert msgspec.json.decode(rows[3]["error"])["code"] == "cannot_be_stored"
-    (types,) = await fetch(database, "SELECT sum(count) AS n FROM rollups WHERE metric = 'event_types'")
+    (types,) = await fetch(database, "SELECT sum(count) AS n FROM current_rollups WHERE metric = 'event_types'")
     assert types["n"] == 7
 
 
@@ -163,7 +163,7 @@ async def test_two_settles_with_reversed_input_do_not_deadlock(database: Databas
             Counting(database).settle("default", random.Random(7).sample(both, len(both))),
         )
     assert conflicts == []
-    counts = await fetch(database, "SELECT count FROM rollups WHERE metric = 'event_types'")
+    counts = await fetch(database, "SELECT count FROM current_rollups WHERE metric = 'event_types'")
     assert [row["count"] for row in counts] == [10] * 50
 
 
@@ -258,7 +258,7 @@ async def test_an_event_that_failed_and_was_retried_counts_once(
     (again,) = await events_of(database, [event.id])
     outcome = failed("bad", None, "no") if second == "failed" else processed()
     assert len(await settlement.settle("default", [Settled(again, outcome)])) == 1
-    counts = await fetch(database, "SELECT dimensions, count FROM rollups WHERE metric = 'events_per_hour'")
+    counts = await fetch(database, "SELECT dimensions, count FROM current_rollups WHERE metric = 'events_per_hour'")
     assert {row["dimensions"][1]: row["count"] for row in counts if row["count"]} == {second: 1}
 
 
@@ -271,7 +271,7 @@ async def test_an_event_that_moved_before_leaves_its_neighbours_theirs(
     await settlement.settle("default", [batch[1]])
     moved = await settlement.settle("default", batch)
     assert {settled.event.id for settled in moved} == {ids[0], ids[2], ids[3]}
-    rows = await fetch(database, "SELECT project_id, count FROM rollups WHERE metric = 'event_types'")
+    rows = await fetch(database, "SELECT project_id, count FROM current_rollups WHERE metric = 'event_types'")
     assert {row["project_id"]: row["count"] for row in rows} == {project.id: 3, other.id: 1}
     assert await fetch(database, "SELECT 1 FROM event_batches") == []
 
@@ -286,7 +286,7 @@ async def test_dimensions_and_amounts_are_stored_as_they_were_said(database: Dat
         Count("one", ()),
     )
     await settlement.settle("default", [Settled(event, Processed(effects))])
-    rows = await fetch(database, "SELECT * FROM rollups WHERE metric <> 'events_per_hour'")
+    rows = await fetch(database, "SELECT * FROM current_rollups WHERE metric <> 'events_per_hour'")
     assert sorted((r["metric"], tuple(r["dimensions"]), r["count"], r["amount"]) for r in rows) == [
         ("even", dimensions, 2, Decimal(0)),
         ("odd", dimensions, 1, Decimal("-0.10")),

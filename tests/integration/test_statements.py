@@ -15,7 +15,16 @@ import pytest
 from tests.support.statements import OWNER, PIPELINE, TENANT, Statement, statements
 
 ALL = statements()
-TENANT_TABLES = ("api_keys", "dead_letters", "end_users", "events", "event_retries", "rollups", "rollup_switches")
+TENANT_TABLES = (
+    "api_keys",
+    "dead_letters",
+    "end_users",
+    "events",
+    "event_retries",
+    "rollups",
+    "rollup_deltas",
+    "rollup_switches",
+)
 #: What PREPARE cannot take is run.
 RUN = re.compile(r"\s*(TRUNCATE|LOCK)\b")
 

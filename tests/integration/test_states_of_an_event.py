@@ -388,7 +388,7 @@ class Events(RuleBasedStateMachine):
             async with self.database.across_projects() as connection:
                 sums = await connection.fetch(
                     "SELECT metric, coalesce(dimensions[2], '') AS status, sum(count)::int AS count, "
-                    "sum(amount) AS amount FROM rollups GROUP BY 1, 2 HAVING sum(count) <> 0"
+                    "sum(amount) AS amount FROM current_rollups GROUP BY 1, 2 HAVING sum(count) <> 0"
                 )
                 return sums, await connection.fetchval("SELECT coalesce(sum(logins), 0)::int FROM end_users")
 

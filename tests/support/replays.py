@@ -23,6 +23,7 @@ from db.batches import record_of_row
 from db.intake import NewEvent, store_batch_across_projects
 from db.pool import Database
 from db.replays import Replay
+from db.rollups import fold_across_projects
 from tests.support.stored_events import WORKER
 
 TYPES = ("buy", "refund")
@@ -91,8 +92,10 @@ async def rows_of(database: Database) -> list[Any]:
 
 
 async def counters(database: Database, *, table: str = "current_rollups") -> Counters:
-    """Return what questions read of handlers' counters."""
+    """Return what questions read of handlers' counters; or what is left in a table, when all is folded."""
     async with database.across_projects() as connection:
+        if table == "rollups":
+            await fold_across_projects(connection, at_once=True)
         rows = await connection.fetch(
             f"SELECT project_id, metric, bucket_start, dimensions, sum(count)::int AS count, sum(amount) AS amount "
             f"FROM {table} WHERE metric <> 'events_per_hour' GROUP BY 1, 2, 3, 4"
