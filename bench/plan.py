@@ -10,6 +10,7 @@ from bench.rows import (
     batch,
     dead_rows,
     end_to_end,
+    kafka_return,
     large_table,
     latency,
     memory,
@@ -37,6 +38,7 @@ GROUPS: tuple[ModuleType, ...] = (
     dead_rows,
     parts,
     snapshot,
+    kafka_return,
     large_table,
     memory,
 )
@@ -62,6 +64,7 @@ QUICK: Mapping[str, Effort] = {
 }
 LARGE: Mapping[str, Effort] = {
     "snapshot": Effort(rounds=5, seconds=60),
+    "kafka_return": Effort(rounds=3, seconds=8, events=400_000),
     "large_table": Effort(rounds=5, seconds=0, events=10_000_000),
     "memory": Effort(rounds=1, seconds=0, events=5_000_000),
 }

@@ -27,6 +27,7 @@ _TITLES = {
     "dead_rows": "Dead rows",
     "parts": "What an event costs, by part",
     "snapshot": "A snapshot held open",
+    "kafka_return": "Kafka away, and back",
     "large_table": "Ten million rows",
     "memory": "Memory",
 }

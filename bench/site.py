@@ -102,6 +102,19 @@ class Site:
                 server.stop(_STOP_SECONDS)
 
     @contextlib.contextmanager
+    def kafka_away(self) -> Iterator[None]:
+        """Stop the broker meanwhile; it comes back where it was, with its topics, after an error too.
+
+        Raises:
+            EmbeddedServerError: It does not come back.
+        """
+        try:
+            self.kafka.stop(_STOP_SECONDS)
+            yield
+        finally:
+            self.kafka.start()
+
+    @contextlib.contextmanager
     def database(self, name: str) -> Iterator[str]:
         """Lend the URL of a fresh, migrated database with the projects, and drop it afterwards."""
         clone_database(self.postgres.url(), name, _TEMPLATE)

@@ -7,17 +7,14 @@ held at once.
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bench.database import ask
 from bench.deployment import Deployment
 from bench.load.wrk import Requests, WrkRun
 from bench.statistics import slope
+from bench.unsettled import BacklogSampler
 
-_SAMPLE_SECONDS = 0.25
 #: What is unsettled may grow by this share of what is accepted: it goes up and down by whole settlements.
 _MOST_GROWTH = 0.03
 #: The first part of a run, during which queues fill up to where they stay (share of its seconds).
@@ -58,31 +55,6 @@ class Sustained:
         return max(_LEAST * self.pace, _SLOWER * (self.accepted / self.seconds - self.growth))
 
 
-class _BacklogSampler:
-    """Counts what is unsettled, several times a second, on a thread."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self.samples: list[tuple[float, int]] = []
-
-    def __enter__(self) -> _BacklogSampler:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        started = time.monotonic()
-        with ask(self._url) as question:
-            while not self._stop.wait(_SAMPLE_SECONDS):
-                count = question.unsettled()
-                self.samples.append((round(time.monotonic() - started, 3), count))
-
-
 def events_per_request(requests: Requests) -> int:
     """Return how many events a request carries."""
     return max(1, requests.per_request)
@@ -120,7 +92,7 @@ def run_at(deployment: Deployment, requests: Requests, *, connections: int, seco
         seconds=seconds,
         requests_per_second=pace / events_per_request(requests),
     )
-    with _BacklogSampler(deployment.url) as sampler:
+    with BacklogSampler(deployment.url) as sampler:
         answer = run.result()
         accepted = deployment.accepted() - before
     left = sampler.samples[-1][1] if sampler.samples else 0

@@ -1,0 +1,191 @@
+"""Kafka away: 202 goes on. Kafka back: how fast what was accepted meanwhile drains, and what new requests feel of it.
+
+Both windows of a round, alone and beside the drain, begin after a checkpoint and get the same requests, open loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bench.database import ask
+from bench.deployment import Deployment, deployed
+from bench.errors import BenchError
+from bench.load.oha import OhaAnswer, OhaRun
+from bench.load.paced import settled_throughput
+from bench.load.wrk import WrkRun
+from bench.results import Goal, Row
+from bench.rows.end_to_end import CONNECTIONS as BATCH_CONNECTIONS
+from bench.run import BATCH_EVENTS, Bench
+from bench.unsettled import BacklogSampler, Drain, drain_of
+
+NAME = "kafka_return"
+ROWS = ("kafka_return.drain", "kafka_return.p99")
+CONNECTIONS = 32
+#: Single POSTs that arrive in both windows (per second).
+RATE = 1000.0
+_WARM_UP_SECONDS = 2.0
+_SAMPLE_SECONDS = 0.1
+#: How long the first settlement after the broker's return, and the last one, may take (seconds).
+_FIRST_SECONDS = 120.0
+_LAST_SECONDS = 600.0
+_DRAIN_GOALS = (Goal("of the arrival rate", ">=", 3.0, ("arrival",)),)
+_P99_GOALS = (Goal("of the same alone", "<=", 1.5, ("alone",)),)
+
+
+@dataclass(frozen=True, slots=True)
+class _Backlog:
+    """What was accepted while Kafka was away: events that are stored, per second, and answers other than 202."""
+
+    events: int
+    rate: float
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Return:
+    """What followed the broker's return: the drain, the requests beside it, and their share that had a backlog.
+
+    `emptied` is how long it took until nothing at all was left (seconds since the broker answered).
+    """
+
+    drain: Drain
+    beside: OhaAnswer
+    share: float
+    emptied: float
+
+
+def measure(bench: Bench) -> Iterable[Row]:
+    """Take Kafka away and bring it back in each round, under a worker of its own."""
+    drain, p99 = _drain_row(bench.effort.events), _p99_row()
+    for number in range(bench.effort.rounds):
+        with deployed(bench.site, f"{NAME}{number}", "web,agents,sweeper") as worker:
+            settled_throughput(worker, bench.single(), connections=CONNECTIONS, seconds=_WARM_UP_SECONDS)
+            alone = _alone(bench, worker)
+            with bench.site.kafka_away():
+                backlog = _accept(bench, worker)
+            back = _return(bench, worker, backlog.events)
+        drain.rounds.append(_drain_values(backlog, back))
+        p99.rounds.append(_p99_values(alone, back))
+        for row in (drain, p99):
+            bench.show_round(number, row.id, row.rounds[-1])
+        if back.share < 1:
+            bench.say(f"{p99.id}: the backlog lasted {back.share:.0%} of the window: take more events or fewer seconds")
+    return [row for row in (drain, p99) if bench.wanted(row.id)]
+
+
+def _alone(bench: Bench, worker: Deployment) -> OhaAnswer:
+    with ask(worker.url) as question:
+        question.checkpoint()
+    answer = _arrivals(bench, worker)
+    worker.wait_until_settled()
+    return answer
+
+
+def _accept(bench: Bench, worker: Deployment) -> _Backlog:
+    """Send batches as fast as they are answered until there is a backlog of so many events.
+
+    Raises:
+        BenchError: An answer was not 202, or not everything that was answered is stored.
+    """
+    answered, seconds, refused = 0, 0.0, 0
+    while answered < bench.effort.events:
+        left = (bench.effort.events - answered) * seconds / answered if answered else 1.0
+        run = WrkRun(worker.address, bench.batches(), connections=BATCH_CONNECTIONS, seconds=left)
+        answer = run.result()
+        if not answer.requests:
+            raise BenchError("nothing was answered while Kafka was away")
+        answered += answer.requests * BATCH_EVENTS
+        seconds += answer.seconds
+        refused += answer.refused + answer.broken
+    with ask(worker.url) as question:
+        question.checkpoint()
+        stored = question.unsettled()
+    if stored < answered:
+        raise BenchError(f"{answered} events were answered 202 while Kafka was away, {stored} are stored")
+    return _Backlog(stored, answered / seconds, refused)
+
+
+def _return(bench: Bench, worker: Deployment, backlog: int) -> _Return:
+    """Watch the backlog from the broker's return on; as soon as it falls, send what was sent alone."""
+    with BacklogSampler(worker.url, _SAMPLE_SECONDS) as sampler:
+        sampler.wait_below(backlog, _FIRST_SECONDS)
+        begin = sampler.elapsed
+        beside = _arrivals(bench, worker)
+        end = sampler.elapsed
+        worker.wait_until_settled(_LAST_SECONDS)
+        emptied = sampler.elapsed
+    drain = drain_of([(0.0, backlog), *sampler.samples], end)
+    return _Return(drain, beside, drain.share_of(begin, end), emptied)
+
+
+def _arrivals(bench: Bench, worker: Deployment) -> OhaAnswer:
+    site, seconds = bench.site, bench.effort.seconds
+    return OhaRun(worker.address, site.bodies, site.keys, rate=RATE, connections=CONNECTIONS, seconds=seconds).result()
+
+
+def _drain_values(backlog: _Backlog, back: _Return) -> dict[str, float]:
+    return {
+        "boost": back.drain.rate,
+        "arrival": RATE,
+        "backlog": float(backlog.events),
+        "accepted": backlog.rate,
+        "refused": float(backlog.refused),
+        "first": back.drain.first,
+        "emptied": back.emptied,
+    }
+
+
+def _p99_values(alone: OhaAnswer, back: _Return) -> dict[str, float]:
+    return {
+        "boost": back.beside.p99_ms,
+        "alone": alone.p99_ms,
+        "boost_p50": back.beside.p50_ms,
+        "alone_p50": alone.p50_ms,
+        "boost_max": back.beside.max_ms,
+        "alone_max": alone.max_ms,
+        "share": back.share,
+    }
+
+
+def _drain_row(events: int) -> Row:
+    return Row(
+        id=f"{NAME}.drain",
+        group=NAME,
+        title=f"Kafka back after {events:,} events: net fall of the backlog while {RATE:,.0f}/s arrive, "
+        "one whole worker",
+        unit="events/s",
+        rounds=[],
+        goals=list(_DRAIN_GOALS),
+        labels={
+            "boost": "Boost",
+            "arrival": "single POSTs that arrive, events/s",
+            "backlog": "events accepted while Kafka was away",
+            "accepted": "accepted while Kafka was away, events/s",
+            "refused": "answers other than 202 while Kafka was away",
+            "first": "from Kafka's first answer to the first event settled, s",
+            "emptied": "from Kafka's first answer until nothing was left, s",
+        },
+        details={"rate": RATE},
+    )
+
+
+def _p99_row() -> Row:
+    return Row(
+        id=f"{NAME}.p99",
+        group=NAME,
+        title=f"p99 of single POST ({RATE:,.0f}/s) while the backlog of Kafka's absence drains, open loop",
+        unit="ms",
+        rounds=[],
+        goals=list(_P99_GOALS),
+        labels={
+            "boost": "beside the drain, p99",
+            "alone": "alone, p99",
+            "boost_p50": "beside the drain, p50, ms",
+            "alone_p50": "alone, p50, ms",
+            "boost_max": "beside the drain, slowest, ms",
+            "alone_max": "alone, slowest, ms",
+            "share": "share of the window with a backlog",
+        },
+        details={"rate": RATE},
+    )
