@@ -43,6 +43,7 @@ from boost_streams.publishing import BrokerState
 from boost_streams.records import EventRecord, RawEventBatch
 from db.events import retry_event
 from db.intake import NewEvent, store_batch_across_projects
+from db.rollups import fold_across_projects
 from db.workers import bury_dead_workers_across_projects, heartbeat_across_projects, record_progress_across_projects
 from tests.support.projects import make_project
 from tests.support.scissors import Cut, CuttableDatabase, ProcessDied
@@ -50,7 +51,9 @@ from tests.support.scissors import Cut, CuttableDatabase, ProcessDied
 T = TypeVar("T")
 
 _HOPS = Hops("raw", ("hop",), 1)
-_EMPTY = "TRUNCATE organizations, workers, consumer_progress, event_batches, event_keys_a, event_keys_b CASCADE"
+_EMPTY = """
+TRUNCATE organizations, workers, consumer_progress, event_batches, event_keys_a, event_keys_b, rollup_deltas CASCADE
+"""
 
 cuts = st.none() | st.builds(Cut, statement=st.integers(0, 7), after=st.booleans(), dies=st.booleans())
 outcomes = st.sampled_from(("processed", "processed", "failed", "try_again", "unstorable"))
@@ -302,6 +305,16 @@ class Events(RuleBasedStateMachine):
 
         with pytest.raises(Conflict):
             self.do(ask())
+
+    @rule(cut=cuts, most=st.integers(1, 3))
+    def fold(self, cut: Cut | None, most: int) -> None:
+        """What settlements counted goes where it stays, a few at a time."""
+
+        async def some() -> int | None:
+            async with self.database.across_projects() as connection:
+                return await fold_across_projects(connection, at_once=True, most=most)
+
+        self.attempt_to(cut, some())
 
     @rule()
     def broker_forgets(self) -> None:
