@@ -191,7 +191,7 @@ class Settlement:
             cutover = await newest_cutover_across_projects(connection)
             moves = [move_of(one, self._jitter) for one in decided]
             result = await move_events_across_projects(connection, moves, cutover)
-            moved = _once_each(settled for settled in decided if settled.event.id in result.ids)
+            moved = _once_each(one for one in decided if (one.event.id, one.event.attempt) in result.attempts)
             terminal = [settled for settled in moved if not isinstance(settled.outcome, TryAgain)]
             burials = burials_of(terminal, self._registry, batch.origins)
             await bury_across_projects(connection, burials)

@@ -26,7 +26,7 @@ UPDATE events e SET
     status = $4, attempt = e.attempt + $5, error = $6, settled_at = CASE WHEN $4 = 'pending' THEN NULL ELSE now() END,
     cutover = nullif($7::int, 0)
 WHERE e.project_id = $1 AND e.id = $2 AND e.status = 'pending' AND e.attempt = $3
-RETURNING e.id
+RETURNING e.id, $3::int AS attempt
 """
 # The most common case in one call, which is one transaction (db/migrations/sql/0007_replays.sql).
 _SETTLE = """
@@ -86,9 +86,9 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """The ids of the events that moved, and which of them had been counted as failed before somebody retried them."""
+    """Which moves happened (event, attempt), and which events had been counted as failed before they were retried."""
 
-    ids: frozenset[UUID]
+    attempts: frozenset[tuple[UUID, int]]
     were_failed: frozenset[UUID]
 
 
@@ -142,10 +142,10 @@ def _number(event: tuple[UUID, UUID]) -> int:
     return event[0].int
 
 
-def _lock_order(event: tuple[UUID, UUID]) -> tuple[int, int, int]:
-    event_id, project_id = event
+def _lock_order(move: tuple[UUID, UUID, int]) -> tuple[int, int, int, int]:
+    event_id, project_id, attempt = move
     number = event_id.int
-    return number >> BATCH_BITS, project_id.int, number
+    return number >> BATCH_BITS, project_id.int, number, attempt
 
 
 async def move_events_across_projects(connection: Connection, moves: Iterable[Move], cutover: int = 0) -> Moved:
@@ -154,8 +154,9 @@ async def move_events_across_projects(connection: Connection, moves: Iterable[Mo
     Runs inside the caller's transaction: effects are written there, for the moved ones only, and with the same
     `cutover`, the newest there was when the transaction began (`newest_cutover_across_projects`).
     """
-    distinct = {(m.event_id, m.project_id): m for m in moves}
-    ordered = [distinct[event] for event in sorted(distinct, key=_lock_order)]
+    # Messages of several attempts at an event may come together: at most one of them is at the attempt where it stands.
+    distinct = {(m.event_id, m.project_id, m.attempt): m for m in moves}
+    ordered = [distinct[move] for move in sorted(distinct, key=_lock_order)]
     rows = await connection.fetchmany(
         _MOVE,
         [
@@ -163,8 +164,9 @@ async def move_events_across_projects(connection: Connection, moves: Iterable[Mo
             for m in ordered
         ],
     )
-    moved = {row["id"] for row in rows}
-    were_failed = await _give_up_ownership(connection, [move for move in ordered if move.event_id in moved])
+    moved = {(row["id"], row["attempt"]) for row in rows}
+    happened = [move for move in ordered if (move.event_id, move.attempt) in moved]
+    were_failed = await _give_up_ownership(connection, happened)
     return Moved(frozenset(moved), frozenset(were_failed))
 
 

@@ -17,7 +17,7 @@ from agents.handlers import load_registry
 from agents.registry import MAX_ATTEMPTS
 from agents.settlement import Settlement
 from boost_streams.events import Event
-from boost_streams.outcomes import Count, Processed, TryAgain, failed, processed
+from boost_streams.outcomes import Count, Outcome, Processed, TryAgain, failed, processed
 from boost_streams.records import EventRecord
 from db.batches import record_of_row
 from db.events import retry_event
@@ -106,6 +106,26 @@ async def test_try_again_moves_to_retries_and_back(database: Database, settlemen
     (second,) = await events_of(database, [event.id])
     assert len(await settlement.settle("default", handled([second]))) == 1
     assert await fetch(database, "SELECT 1 FROM event_retries") == []
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+@pytest.mark.parametrize("late_answer", [TryAgain("away"), failed("late", None, "of the first attempt")])
+async def test_messages_of_two_attempts_in_one_batch(
+    database: Database, settlement: Settlement, newest_first: bool, late_answer: Outcome
+) -> None:
+    """The first attempt's message comes again before the second's, or behind it: the second's answer counts."""
+    project = await make_project(database)
+    (first,) = await events_of(database, await store(database, project.id, "foo"))
+    await settlement.settle("default", [Settled(first, TryAgain("away"))])
+    (second,) = await events_of(database, [first.id])
+    batch = [Settled(first, late_answer), *handled([second])]
+    moved = await settlement.settle("default", batch[::-1] if newest_first else batch)
+    assert [(one.event.attempt, type(one.outcome)) for one in moved] == [(1, Processed)]
+    (row,) = await fetch(database, "SELECT status, attempt FROM events")
+    assert (row["status"], row["attempt"]) == ("processed", 1)
+    assert await fetch(database, "SELECT 1 FROM event_retries") == []
+    (types,) = await fetch(database, "SELECT count FROM current_rollups WHERE metric = 'event_types'")
+    assert types["count"] == 1
 
 
 async def test_after_many_attempts_an_event_fails(database: Database, settlement: Settlement) -> None:
