@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from typing import Any, TypeVar
 
 import asyncpg
 import click
@@ -13,6 +13,7 @@ import msgspec
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from boost_streams.errors import BoostError, Unavailable
 from boost_streams.logs import configure_logging
@@ -22,6 +23,7 @@ from db.migrations import HEAD
 from db.pool import Database
 
 T = TypeVar("T")
+Command = Callable[..., Any]
 
 _CONNECT_SECONDS = 5.0
 _LONGEST_NAME = 200
@@ -87,11 +89,26 @@ def name_of(_: click.Context, parameter: click.Parameter, value: str) -> str:
     return name
 
 
-def show_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print a table on stdout, a line for each row; nothing in it is read as markup, nothing is cut off."""
+def day_option(flag: str, name: str, help_text: str) -> Callable[[Command], Command]:
+    """Give a command an option that takes a UTC day; it gets that day's first moment as `name`, or None."""
+    return click.option(flag, name, type=click.DateTime(["%Y-%m-%d"]), callback=_in_utc, help=help_text)
+
+
+def _in_utc(_: click.Context, __: click.Parameter, value: dt.datetime | None) -> dt.datetime | None:
+    return None if value is None else value.replace(tzinfo=dt.UTC)
+
+
+def show_table(columns: Iterable[str], rows: Iterable[Iterable[object]], right: Collection[str] = ()) -> None:
+    """Print a table on stdout, a line for each row; nothing in it is read as markup, nothing is cut off.
+
+    Args:
+        columns: The headings.
+        rows: What stands below; a `Text` keeps its style.
+        right: The headings of columns that are aligned to the right.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=True, justify="right" if column in right else "left")
     for row in rows:
         table.add_row(*(_shown(value) for value in row))
     Console(highlight=False, markup=False, width=_WIDEST).print(table)
@@ -102,7 +119,9 @@ def show_json(value: object) -> None:
     click.echo(msgspec.json.encode(value).decode())
 
 
-def _shown(value: object) -> str:
+def _shown(value: object) -> str | Text:
+    if isinstance(value, Text):
+        return value
     if value is None:
         return "-"
     return f"{value:%Y-%m-%d %H:%M:%S}" if isinstance(value, dt.datetime) else str(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-from collections.abc import Callable
 from typing import Any, get_args
 from uuid import UUID
 
@@ -15,8 +14,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from boost_streams.cli.context import run_with_database, show_json, show_table
+from boost_streams.cli.context import Command, run_with_database, show_json, show_table
 from boost_streams.cli.events import readable
+from boost_streams.cli.project_option import project_option
 from boost_streams.errors import Invalid
 from db import dead_letters as repository
 from db import unreadable as unreadable_messages
@@ -28,7 +28,6 @@ from web.formats.client_clock import read_timestamp
 from web.letter_filters import DEFAULT_LIMIT, DISCARDABLE, LARGEST_LIMIT, REPLAYABLE, Selection
 
 _COLUMNS = ("id", "type", "handler", "status", "attempts", "failed", "error")
-Command = Callable[..., Any]
 
 
 @click.group("dead-letters")
@@ -43,15 +42,11 @@ def _time(_: click.Context, parameter: click.Parameter, value: str | None) -> dt
         raise click.BadParameter(error.problems[0].message, param=parameter) from None
 
 
-def _project(command: Command) -> Command:
-    return click.option("--project", "project_id", type=click.UUID, required=True, help="The project's id.")(command)
-
-
 def _project_or_unreadable(command: Command) -> Command:
     command = click.option(
         "--unreadable", is_flag=True, help="Messages that nobody could read; they are of no project."
     )(command)
-    return click.option("--project", "project_id", type=click.UUID, help="The project's id.")(command)
+    return project_option(required=False)(command)
 
 
 def _json(command: Command) -> Command:
@@ -127,7 +122,7 @@ def show(letter_id: UUID, project_id: UUID | None, unreadable: bool, as_json: bo
 
 @dead_letters.command()
 @click.argument("ids", metavar="[ID]...", nargs=-1, type=click.UUID)
-@_project
+@project_option()
 @_filters
 @click.option("--status", type=click.Choice(REPLAYABLE), default=REPLAYABLE[0], show_default=True)
 @click.option("--all", "everything", is_flag=True, help="All of that status, where no filter is given.")

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from boost_streams.cli.context import run_with_database, show_json
+from boost_streams.cli.project_option import project_option
 from boost_streams.errors import RequestError
 from boost_streams.settings import load_settings
 from db import events as repository
@@ -35,16 +36,12 @@ def events() -> None:
     """List, show and retry a project's events. DATABASE_URL says where they are."""
 
 
-def _project_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--project", "project_id", required=True, type=click.UUID, help="The project's id.")(command)
-
-
 def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="JSON, as GET /events answers it.")(command)
 
 
 @events.command("list")
-@_project_option
+@project_option()
 @click.option("--status", type=click.Choice(get_args(Status)))
 @click.option("--type", "event_type", help="Only events of this type.")
 @click.option("--limit", default=DEFAULT_LIMIT, show_default=True, type=click.IntRange(1, LARGEST_LIMIT))
@@ -71,7 +68,7 @@ def list_(
 
 @events.command()
 @click.argument("event_id", type=click.UUID)
-@_project_option
+@project_option()
 @_json_option
 def show(event_id: UUID, project_id: UUID, as_json: bool) -> None:
     """Show one event with its payload and its journey: received, committed, published, dispatched, settled."""
@@ -99,7 +96,7 @@ def show(event_id: UUID, project_id: UUID, as_json: bool) -> None:
 
 @events.command()
 @click.argument("event_ids", metavar="EVENT_ID...", nargs=-1, required=True, type=click.UUID)
-@_project_option
+@project_option()
 @_json_option
 def retry(event_ids: tuple[UUID, ...], project_id: UUID, as_json: bool) -> None:
     """Hand failed events over again; the sweeper publishes them within seconds."""

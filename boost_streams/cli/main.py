@@ -42,6 +42,7 @@ COMMANDS = {
     "keys": LazyCommand("boost_streams.cli.keys:keys", "Create, list and revoke API keys of a project."),
     "send": LazyCommand("boost_streams.cli.send:send", "Send events to a worker."),
     "events": LazyCommand("boost_streams.cli.events:events", "List, show and retry a project's events."),
+    "counters": LazyCommand("boost_streams.cli.counters:counters", "Show what a project's events were counted as."),
     "dead-letters": LazyCommand(
         "boost_streams.cli.dead_letters:dead_letters", "List, show, replay and discard what failed for good."
     ),
