@@ -238,6 +238,14 @@ async def test_healthy_installation(run: Run, database: Database) -> None:
     assert result.exit_code == 0
 
 
+async def test_a_broker_that_does_not_tell_its_topic_settings_is_no_error(run: Run, broker: str) -> None:
+    prefix = f"t{uuid4().hex[:8]}."
+    await produce(broker, f"{prefix}raw-events", 0)
+    result = await run("doctor", BOOST_EMBEDDED_BROKER="false", KAFKA_TOPIC_PREFIX=prefix)
+    assert (result.exit_code, levels(result)["kafka"], levels(result)["topics"]) == (0, "ok", "warn")
+    assert "this broker does not tell its topic settings" in result.stdout
+
+
 async def test_wrong_settings_are_all_named(run: Run) -> None:
     result = await run("doctor", KAFKA_BROKER="nonsense", PORT="0")
     assert result.exit_code == 2
