@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 import asyncpg
@@ -112,6 +112,16 @@ def show_table(columns: Iterable[str], rows: Iterable[Iterable[object]], right: 
     for row in rows:
         table.add_row(*(_shown(value) for value in row))
     Console(highlight=False, markup=False, width=_WIDEST).print(table)
+
+
+def show_fields(fields: Mapping[str, object]) -> None:
+    """Print names and values on stdout, one below the other, values as they are; None is left out."""
+    shown = {name: str(value) for name, value in fields.items() if value is not None}
+    width = max(map(len, shown), default=0) + 2
+    console = Console(soft_wrap=True)
+    for name, value in shown.items():
+        lines = f"\n{'':{width}}".join(value.split("\n"))
+        console.print(Text.assemble((f"{name:<{width}}", "bold"), lines))
 
 
 def show_json(value: object) -> None:

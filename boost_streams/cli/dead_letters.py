@@ -11,10 +11,8 @@ import click
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
-from boost_streams.cli.context import Command, run_with_database, show_json, show_table
+from boost_streams.cli.context import Command, run_with_database, show_fields, show_json, show_table
 from boost_streams.cli.events import readable
 from boost_streams.cli.project_option import project_option
 from boost_streams.errors import Invalid
@@ -112,12 +110,7 @@ def show(letter_id: UUID, project_id: UUID | None, unreadable: bool, as_json: bo
         shape = letter_as_json(run_with_database(work))
     if as_json:
         return show_json(shape)
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in shape.items():
-        if value is not None:
-            shown = msgspec.Raw(msgspec.json.encode(value)) if isinstance(value, dict) else value
-            table.add_row(Text(name, style="bold"), Text(readable(shown)))
-    return Console().print(table)
+    return show_fields({name: _shown(value) for name, value in shape.items()})
 
 
 @dead_letters.command()
@@ -202,6 +195,12 @@ async def _work_under_bar(database: Database, project_id: UUID, selection: Selec
             more = cursor is not None
             bar.update(task, completed=changed)
     return changed
+
+
+def _shown(value: object) -> str | None:
+    if value is None:
+        return None
+    return readable(msgspec.Raw(msgspec.json.encode(value)) if isinstance(value, dict) else value)
 
 
 def _row(letter: StoredLetter) -> tuple[object, ...]:
