@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -32,13 +33,17 @@ _WIDEST = 10_000
 
 
 def command_settings() -> Settings:
-    """Read the settings and send what is logged to stderr.
+    """Read the settings and send what is logged to stderr: warnings, where LOG_LEVEL does not ask for other lines.
+
+    A command says by itself what it does.
 
     Raises:
         ConfigurationError: They are wrong.
     """
     settings = load_settings()
     configure_logging(settings)
+    if "log_level" not in settings.model_fields_set:
+        logging.getLogger().setLevel(logging.WARNING)
     return settings
 
 
