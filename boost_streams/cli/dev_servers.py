@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from boost_streams.embedded.data_folder import default_data_folder, has_owner
 #: Where any of these is set, the servers are the user's choice.
 ADDRESSES = ("DATABASE_URL", "KAFKA_BROKER", "REDIS_URL")
 #: What commands must be told like workers, where ``boost dev`` was told.
-SHARED_SETTINGS = ("BOOST_HANDLER_MODULES", "KAFKA_TOPIC_PREFIX", "RETENTION_DAYS")
+SHARED_SETTINGS = ("BOOST_HANDLER_MODULES", "PYTHONPATH", "KAFKA_TOPIC_PREFIX", "RETENTION_DAYS")
 
 _WRITABLE_BY_OTHERS = 0o022
 
@@ -62,10 +63,17 @@ def use_running_servers() -> None:
         return
     for folder in dict.fromkeys((Path.cwd() / ".boost", default_data_folder(Path.cwd()))):
         if _is_ours(env_file(folder)) and has_owner(folder):
-            for name, value in read_env_file(env_file(folder)).items():
-                os.environ.setdefault(name, value)
+            _use(read_env_file(env_file(folder)))
             click.echo(f"boost: with the servers of the boost dev that runs in {folder}", err=True)
             return
+
+
+def _use(variables: Mapping[str, str]) -> None:
+    """Set what is not set yet; where handlers are imported from is for this process to follow by itself."""
+    if "PYTHONPATH" not in os.environ:
+        sys.path.extend(filter(None, variables.get("PYTHONPATH", "").split(os.pathsep)))
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
 
 
 def _is_ours(file: Path) -> bool:

@@ -394,9 +394,14 @@ class TestCommandsFindServers:
         assert not (folder / "env").exists()
         assert "that runs in" not in list_events().stderr
 
-    def test_only_of_one_that_runs_and_is_the_users(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_only_of_one_that_runs_and_is_the_users(
+        self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         folder.mkdir()
-        write_env_file(folder, {"DATABASE_URL": "postgresql://h/it's", "BOOST_URL": "http://there"})
+        variables = {"DATABASE_URL": "postgresql://h/it's", "BOOST_URL": "http://there", "PYTHONPATH": "/srv/a:/srv/b"}
+        write_env_file(folder, variables)
+        os.environ.pop("PYTHONPATH", None)
+        monkeypatch.setattr(sys, "path", list(sys.path))
         use_running_servers()  # nobody holds the lock: it was killed
         assert "DATABASE_URL" not in os.environ
         with sole_owner(folder):
@@ -413,6 +418,7 @@ class TestCommandsFindServers:
             use_running_servers()
         assert (os.environ["DATABASE_URL"], os.environ["BOOST_URL"]) == ("postgresql://h/it's", "http://here")
         assert str(folder) in capsys.readouterr().err
+        assert sys.path[-2:] == ["/srv/a", "/srv/b"]
 
 
 class _Flaky:
