@@ -10,7 +10,7 @@ ARGS ?=
 DEV_FLAGS := $(if $(KAFKA),--kafka) $(if $(WORKERS),--workers $(WORKERS)) $(if $(PORT),--port $(PORT)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-faults lint types imports check format bench bench-quick bench-large bench-tools lock clean
+.PHONY: help run dev-tools test test-all test-faults lint types imports check format bench bench-quick bench-large bench-tools lock clean
 
 ##@ Use it
 
@@ -18,6 +18,8 @@ run: $(VENV)/.run-installed ## Start Boost and all it needs; prints a curl line 
 	@exec $(BIN)/boost dev $(DEV_FLAGS)
 
 ##@ Change it
+
+dev-tools: $(VENV)/.dev-installed ## Install what tests and checks need; `make run` does not, `make test` and the rest do
 
 test: $(VENV)/.dev-installed ## Run every test that needs no Java
 	$(BIN)/python -m pytest

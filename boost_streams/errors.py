@@ -19,6 +19,7 @@ BoostError
 ├── TopicMismatch             an existing topic does not fit the settings
 ├── MayNotMigrate             the login of DATABASE_URL has no right to change the schema
 └── BrokerAway                the broker does not answer; what was to be sent stays in PostgreSQL
+    └── TopicSettingsUntold   it answers, but does not tell how its topics are set
 """
 
 from __future__ import annotations
@@ -168,3 +169,7 @@ class MayNotMigrate(BoostError):
 
 class BrokerAway(BoostError):
     """The broker did not take a message in time; the events it carried stay `pending` in PostgreSQL."""
+
+
+class TopicSettingsUntold(BrokerAway):
+    """The broker does not know the question how a topic is set, as that of `boost dev` does not."""

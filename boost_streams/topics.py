@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, TopicAlreadyExistsError
 
-from boost_streams.errors import BrokerAway, FieldProblem, TopicMismatch
+from boost_streams.errors import BrokerAway, FieldProblem, TopicMismatch, TopicSettingsUntold
 from boost_streams.kafka_client import client_options
 from boost_streams.records import DeadLetter, HandlerBatch, RawEventBatch, SettledDeltas
 from boost_streams.settings import Settings
@@ -142,6 +142,7 @@ async def check_topics(settings: Settings) -> tuple[list[str], list[FieldProblem
 
     Raises:
         BrokerAway: No broker answers.
+        TopicSettingsUntold: It does not tell how they are set.
     """
     specs = topic_specs(settings)
     admin = AIOKafkaAdminClient(**client_options(settings))
@@ -255,7 +256,11 @@ async def _configs(admin: Any, names: list[str]) -> dict[str, dict[str, str]]:
         return {}
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
     configs: dict[str, dict[str, str]] = {}
-    for response in await admin.describe_configs(resources):
+    try:
+        responses = await admin.describe_configs(resources)
+    except IncompatibleBrokerVersion as error:
+        raise TopicSettingsUntold("this broker does not tell its topic settings") from error
+    for response in responses:
         for resource in response.resources:
             configs[resource[3]] = {entry[0]: entry[1] for entry in resource[4]}
     return configs

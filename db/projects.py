@@ -36,6 +36,7 @@ SELECT {_COLUMNS} FROM p JOIN organizations o ON o.id = p.organization_id
 _FROM_PROJECTS = f"SELECT {_COLUMNS} FROM projects p JOIN organizations o ON o.id = p.organization_id"  # noqa: S608
 _GET_PROJECT = f"{_FROM_PROJECTS} WHERE p.id = $1"
 _FIND_PROJECT = f"{_FROM_PROJECTS} WHERE o.name = $1 AND p.name = $2 ORDER BY o.created_at, o.id LIMIT 1"
+_FIND_BY_NAME = f"{_FROM_PROJECTS} WHERE p.name = $1 ORDER BY o.name, p.id"
 _LIST_PROJECTS = f"{_FROM_PROJECTS} ORDER BY o.name, p.name, p.id"
 _PROJECTS_OF_ORGANIZATION = "SELECT id FROM projects WHERE organization_id = $1 ORDER BY id"
 
@@ -147,6 +148,11 @@ async def find_project_across_projects(
     """Return the project of this name in an organization, or None."""
     row = await connection.fetchrow(_FIND_PROJECT, organization, name)
     return Project(**dict(row)) if row else None
+
+
+async def find_projects_by_name_across_projects(connection: Connection, name: str) -> list[Project]:
+    """List the projects of this name, one per organization that has it."""
+    return [Project(**dict(row)) for row in await connection.fetch(_FIND_BY_NAME, name)]
 
 
 async def list_projects_across_projects(connection: Connection) -> list[Project]:

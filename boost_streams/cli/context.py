@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from typing import Any, TypeVar
 
 import asyncpg
 import click
@@ -13,6 +14,7 @@ import msgspec
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from boost_streams.errors import BoostError, Unavailable
 from boost_streams.logs import configure_logging
@@ -22,6 +24,7 @@ from db.migrations import HEAD
 from db.pool import Database
 
 T = TypeVar("T")
+Command = Callable[..., Any]
 
 _CONNECT_SECONDS = 5.0
 _LONGEST_NAME = 200
@@ -30,13 +33,17 @@ _WIDEST = 10_000
 
 
 def command_settings() -> Settings:
-    """Read the settings and send what is logged to stderr.
+    """Read the settings and send what is logged to stderr: warnings, where LOG_LEVEL does not ask for other lines.
+
+    A command says by itself what it does.
 
     Raises:
         ConfigurationError: They are wrong.
     """
     settings = load_settings()
     configure_logging(settings)
+    if "log_level" not in settings.model_fields_set:
+        logging.getLogger().setLevel(logging.WARNING)
     return settings
 
 
@@ -87,14 +94,39 @@ def name_of(_: click.Context, parameter: click.Parameter, value: str) -> str:
     return name
 
 
-def show_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print a table on stdout, a line for each row; nothing in it is read as markup, nothing is cut off."""
+def day_option(flag: str, name: str, help_text: str) -> Callable[[Command], Command]:
+    """Give a command an option that takes a UTC day; it gets that day's first moment as `name`, or None."""
+    return click.option(flag, name, type=click.DateTime(["%Y-%m-%d"]), callback=_in_utc, help=help_text)
+
+
+def _in_utc(_: click.Context, __: click.Parameter, value: dt.datetime | None) -> dt.datetime | None:
+    return None if value is None else value.replace(tzinfo=dt.UTC)
+
+
+def show_table(columns: Iterable[str], rows: Iterable[Iterable[object]], right: Collection[str] = ()) -> None:
+    """Print a table on stdout, a line for each row; nothing in it is read as markup, nothing is cut off.
+
+    Args:
+        columns: The headings.
+        rows: What stands below; a `Text` keeps its style.
+        right: The headings of columns that are aligned to the right.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=True, justify="right" if column in right else "left")
     for row in rows:
         table.add_row(*(_shown(value) for value in row))
     Console(highlight=False, markup=False, width=_WIDEST).print(table)
+
+
+def show_fields(fields: Mapping[str, object]) -> None:
+    """Print names and values on stdout, one below the other, values as they are; None is left out."""
+    shown = {name: str(value) for name, value in fields.items() if value is not None}
+    width = max(map(len, shown), default=0) + 2
+    console = Console(soft_wrap=True)
+    for name, value in shown.items():
+        lines = f"\n{'':{width}}".join(value.split("\n"))
+        console.print(Text.assemble((f"{name:<{width}}", "bold"), lines))
 
 
 def show_json(value: object) -> None:
@@ -102,7 +134,9 @@ def show_json(value: object) -> None:
     click.echo(msgspec.json.encode(value).decode())
 
 
-def _shown(value: object) -> str:
+def _shown(value: object) -> str | Text:
+    if isinstance(value, Text):
+        return value
     if value is None:
         return "-"
     return f"{value:%Y-%m-%d %H:%M:%S}" if isinstance(value, dt.datetime) else str(value)

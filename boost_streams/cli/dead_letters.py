@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-from collections.abc import Callable
 from typing import Any, get_args
 from uuid import UUID
 
@@ -12,11 +11,10 @@ import click
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
-from boost_streams.cli.context import run_with_database, show_json, show_table
+from boost_streams.cli.context import Command, run_with_database, show_fields, show_json, show_table
 from boost_streams.cli.events import readable
+from boost_streams.cli.project_option import project_option
 from boost_streams.errors import Invalid
 from db import dead_letters as repository
 from db import unreadable as unreadable_messages
@@ -28,7 +26,6 @@ from web.formats.client_clock import read_timestamp
 from web.letter_filters import DEFAULT_LIMIT, DISCARDABLE, LARGEST_LIMIT, REPLAYABLE, Selection
 
 _COLUMNS = ("id", "type", "handler", "status", "attempts", "failed", "error")
-Command = Callable[..., Any]
 
 
 @click.group("dead-letters")
@@ -43,15 +40,11 @@ def _time(_: click.Context, parameter: click.Parameter, value: str | None) -> dt
         raise click.BadParameter(error.problems[0].message, param=parameter) from None
 
 
-def _project(command: Command) -> Command:
-    return click.option("--project", "project_id", type=click.UUID, required=True, help="The project's id.")(command)
-
-
 def _project_or_unreadable(command: Command) -> Command:
     command = click.option(
         "--unreadable", is_flag=True, help="Messages that nobody could read; they are of no project."
     )(command)
-    return click.option("--project", "project_id", type=click.UUID, help="The project's id.")(command)
+    return project_option(required=False)(command)
 
 
 def _json(command: Command) -> Command:
@@ -117,17 +110,12 @@ def show(letter_id: UUID, project_id: UUID | None, unreadable: bool, as_json: bo
         shape = letter_as_json(run_with_database(work))
     if as_json:
         return show_json(shape)
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in shape.items():
-        if value is not None:
-            shown = msgspec.Raw(msgspec.json.encode(value)) if isinstance(value, dict) else value
-            table.add_row(Text(name, style="bold"), Text(readable(shown)))
-    return Console().print(table)
+    return show_fields({name: _shown(value) for name, value in shape.items()})
 
 
 @dead_letters.command()
 @click.argument("ids", metavar="[ID]...", nargs=-1, type=click.UUID)
-@_project
+@project_option()
 @_filters
 @click.option("--status", type=click.Choice(REPLAYABLE), default=REPLAYABLE[0], show_default=True)
 @click.option("--all", "everything", is_flag=True, help="All of that status, where no filter is given.")
@@ -207,6 +195,12 @@ async def _work_under_bar(database: Database, project_id: UUID, selection: Selec
             more = cursor is not None
             bar.update(task, completed=changed)
     return changed
+
+
+def _shown(value: object) -> str | None:
+    if value is None:
+        return None
+    return readable(msgspec.Raw(msgspec.json.encode(value)) if isinstance(value, dict) else value)
 
 
 def _row(letter: StoredLetter) -> tuple[object, ...]:

@@ -6,12 +6,14 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 import click
 from rich.console import Console
 
+from boost_streams.cli.dev_servers import SHARED_SETTINGS, env_file, no_env_file_outlives, write_env_file
 from boost_streams.cli.dev_session import DevOptions, DevSession, Ready
 from boost_streams.embedded.data_folder import default_data_folder, make_data_folder, sole_owner
 from boost_streams.embedded.process import EmbeddedServerError
@@ -79,12 +81,14 @@ def _default_folder() -> Path:
 
 def _run(options: DevOptions, as_json: bool) -> None:
     make_data_folder(options.data_dir)
-    with sole_owner(options.data_dir), contextlib.ExitStack() as stack:
+    folder = options.data_dir
+    with sole_owner(folder), no_env_file_outlives(folder), contextlib.ExitStack() as stack:
         answer = sys.stdout
         if as_json:  # whatever else might print, a library say, must not get between
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
 
         def announce(ready: Ready) -> None:
+            write_env_file(folder, env_of_commands(ready, options))
             if as_json:
                 print(as_one_line(ready), file=answer, flush=True)
             else:
@@ -108,6 +112,33 @@ def as_one_line(ready: Ready) -> str:
     )
 
 
+def env_of_commands(ready: Ready, options: DevOptions) -> dict[str, str]:
+    """Return the variables with which commands find what runs."""
+    shared = {name: os.environ[name] for name in SHARED_SETTINGS if os.environ.get(name)}
+    return shared | {
+        "NODE_ENV": "development",
+        "DATABASE_URL": ready.database_url,
+        "KAFKA_BROKER": ready.kafka_broker,
+        "REDIS_URL": ready.redis_url or "",
+        "BOOST_EMBEDDED_BROKER": "true" if options.embedded_broker else "false",
+        "BOOST_URL": ready.url,
+        "BOOST_API_KEY": ready.api_key,
+    }
+
+
+def boost_line(data_dir: Path) -> str:
+    """Return a command that shows counters, to be pasted into a shell of the same folder."""
+    from db.bootstrap import DEMO_PROJECT  # by now the session has imported it, while servers started
+
+    found = Path(sys.executable).with_name("boost")
+    here = found.is_relative_to(Path.cwd()) and found.relative_to(Path.cwd())
+    boost = "boost" if shutil.which("boost") else str(here or found)
+    line = shlex.join([boost, "counters", "--project", DEMO_PROJECT])
+    if data_dir in (Path.cwd() / ".boost", default_data_folder(Path.cwd())):
+        return line
+    return f"source {shlex.quote(str(env_file(data_dir)))} && {line}"
+
+
 def curl_line(ready: Ready) -> str:
     """Return a command that sends one event, to be pasted into a shell."""
     words = ["curl", "-X", "POST", f"{ready.url}/events", "-H", f"x-api-key: {ready.api_key}"]
@@ -119,6 +150,7 @@ def _show(ready: Ready, options: DevOptions) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"\n[bold green]Boost is running[/] at [bold]{ready.url}[/]\n")
     console.print(f"  API key   [bold]{ready.api_key}[/]")
+    console.print(f"  Project   demo, {ready.project_id}", markup=False)
     own = options.database_url and "yours (DATABASE_URL)"  # which may hold a password
     console.print(f"  Database  {own or ready.database_url}", markup=False)
     console.print(f"  Broker    {ready.kafka_broker}", markup=False)
@@ -127,6 +159,8 @@ def _show(ready: Ready, options: DevOptions) -> None:
     console.print(f"  Logs      {options.data_dir / 'logs'}", markup=False)
     console.print("\nSend a first event:\n")
     console.print(f"  {curl_line(ready)}\n", markup=False)
+    console.print("See what was counted, from another terminal in this folder:\n")
+    console.print(f"  {boost_line(options.data_dir)}\n", markup=False)
     console.print("[dim]Ctrl-C stops everything; the data stays.[/]")
 
 

@@ -43,6 +43,11 @@ class DevOptions:
     kafka_broker: str = ""
     redis_url: str = ""
 
+    @property
+    def embedded_broker(self) -> bool:
+        """Whether the broker is the one inside this process."""
+        return not self.kafka and not self.kafka_broker
+
 
 @dataclass(frozen=True, slots=True)
 class Ready:
@@ -70,7 +75,7 @@ class DevSession:
         self._postgres = None if options.database_url else EmbeddedPostgres(folder / "postgres")
         self._redis = EmbeddedRedis(folder / "redis") if self._runs_redis() else None
         self._kafka = LocalKafka(folder / "kafka") if own_kafka else None
-        self._broker = None if own_kafka or options.kafka_broker else EmbeddedBroker()
+        self._broker = EmbeddedBroker() if options.embedded_broker else None
         self._workers = [
             WorkerServer(index, options.port + index, folder / f"worker-{index}", folder / "logs")
             for index in range(options.workers)

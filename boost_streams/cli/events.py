@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar, get_args
 from uuid import UUID
 
 import click
 import msgspec
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from boost_streams.cli.context import run_with_database, show_json
+from boost_streams.cli.context import run_with_database, show_fields, show_json, show_table
+from boost_streams.cli.project_option import project_option
 from boost_streams.errors import RequestError
 from boost_streams.settings import load_settings
 from db import events as repository
 from db.events import EventFilter, EventPage, Status, StoredEvent
-from db.journey import Journey, hosts_across_projects
+from db.journey import Journey, Step, hosts_across_projects
 from db.pool import Connection, Database
 from web.journey import journey_as_json, read_journey
 from web.queries import DEFAULT_LIMIT, LARGEST_LIMIT, event_as_json
@@ -27,6 +25,7 @@ from web.queries import DEFAULT_LIMIT, LARGEST_LIMIT, event_as_json
 T = TypeVar("T")
 
 _COLUMNS = ("id", "type", "status", "attempt", "received", "actor", "error")
+_STEP_COLUMNS = ("step", "at", "by", "worker", "attempt", "detail")
 _COLOURS = {"pending": "yellow", "processed": "green", "failed": "red"}
 
 
@@ -35,16 +34,12 @@ def events() -> None:
     """List, show and retry a project's events. DATABASE_URL says where they are."""
 
 
-def _project_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--project", "project_id", required=True, type=click.UUID, help="The project's id.")(command)
-
-
 def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="JSON, as GET /events answers it.")(command)
 
 
 @events.command("list")
-@_project_option
+@project_option()
 @click.option("--status", type=click.Choice(get_args(Status)))
 @click.option("--type", "event_type", help="Only events of this type.")
 @click.option("--limit", default=DEFAULT_LIMIT, show_default=True, type=click.IntRange(1, LARGEST_LIMIT))
@@ -64,14 +59,14 @@ def list_(
     if as_json:
         show_json({"items": [event_as_json(event) for event in page.items], "nextCursor": page.next_cursor})
         return
-    Console().print(_table(page.items))
+    show_table(_COLUMNS, [_row(event) for event in page.items])
     if page.next_cursor is not None:
         click.echo(f"there may be more: --cursor {page.next_cursor}", err=True)
 
 
 @events.command()
 @click.argument("event_id", type=click.UUID)
-@_project_option
+@project_option()
 @_json_option
 def show(event_id: UUID, project_id: UUID, as_json: bool) -> None:
     """Show one event with its payload and its journey: received, committed, published, dispatched, settled."""
@@ -86,12 +81,8 @@ def show(event_id: UUID, project_id: UUID, as_json: bool) -> None:
     if as_json:
         show_json({**shape, "journey": journey_as_json(event, journey)})
         return
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in shape.items():
-        if value is not None:
-            table.add_row(Text(name, style="bold"), Text(readable(value)))
-    Console().print(table)
-    Console().print(_journey_table(journey, hosts))
+    show_fields({name: None if value is None else readable(value) for name, value in shape.items()})
+    show_table(_STEP_COLUMNS, [_step_row(step, hosts) for step in journey.steps])
     if journey.waiting_for is not None:
         due = f"; published again at {journey.due_at:%Y-%m-%d %H:%M:%S} UTC at the latest" if journey.due_at else ""
         click.echo(f"waits for {journey.waiting_for}{due}")
@@ -99,7 +90,7 @@ def show(event_id: UUID, project_id: UUID, as_json: bool) -> None:
 
 @events.command()
 @click.argument("event_ids", metavar="EVENT_ID...", nargs=-1, required=True, type=click.UUID)
-@_project_option
+@project_option()
 @_json_option
 def retry(event_ids: tuple[UUID, ...], project_id: UUID, as_json: bool) -> None:
     """Hand failed events over again; the sweeper publishes them within seconds."""
@@ -137,38 +128,27 @@ def _run(project_id: UUID, look: Callable[[Connection], Awaitable[T]]) -> T:
     return run_with_database(work)
 
 
-def _table(items: Iterable[StoredEvent]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in _COLUMNS:
-        table.add_column(name, no_wrap=name == "id", overflow="fold")
-    for event in items:
-        table.add_row(
-            str(event.id),
-            Text(readable(event.event_type)),
-            Text(event.status, style=_COLOURS[event.status]),
-            str(event.attempt),
-            f"{event.received_at:%Y-%m-%d %H:%M:%S}",
-            Text(readable(event.user_id or event.anonymous_id or event.session_id or "-")),
-            Text(_error_text(event)),
-        )
-    return table
+def _row(event: StoredEvent) -> tuple[object, ...]:
+    return (
+        event.id,
+        readable(event.event_type),
+        Text(event.status, style=_COLOURS[event.status]),
+        event.attempt,
+        event.received_at,
+        readable(event.user_id or event.anonymous_id or event.session_id or "-"),
+        _error_text(event),
+    )
 
 
-def _journey_table(journey: Journey, hosts: Mapping[UUID, str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("step", "at", "by", "worker", "attempt", "detail"):
-        table.add_column(name, no_wrap=name in ("at", "worker"))
-    for step in journey.steps:
-        worker = "" if step.worker_id is None else hosts.get(step.worker_id, str(step.worker_id))
-        table.add_row(
-            step.step,
-            f"{step.at:%Y-%m-%d %H:%M:%S.%f}" if step.at else "",
-            step.by or "",
-            worker,
-            "" if step.attempt is None else str(step.attempt),
-            Text(readable(step.detail or "")),
-        )
-    return table
+def _step_row(step: Step, hosts: Mapping[UUID, str]) -> tuple[object, ...]:
+    return (
+        step.step,
+        f"{step.at:%Y-%m-%d %H:%M:%S.%f}" if step.at else "",
+        step.by or "",
+        "" if step.worker_id is None else hosts.get(step.worker_id, step.worker_id),
+        "" if step.attempt is None else step.attempt,
+        readable(step.detail or ""),
+    )
 
 
 def _error_text(event: StoredEvent) -> str:

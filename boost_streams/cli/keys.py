@@ -8,12 +8,12 @@ import click
 
 from boost_streams.api_key import make_key
 from boost_streams.cli.context import name_of, run_with_database, show_json, show_table
+from boost_streams.cli.project_option import project_option
 from db.api_keys import SCOPES, ApiKey, Revocation, create_key, list_keys, revoke_or_explain
 from db.pool import Database
 from db.projects import get_project_across_projects
 
 _COLUMNS = ("id", "prefix", "name", "scopes", "created", "last used", "revoked")
-_project_option = click.option("--project", "project_id", required=True, type=click.UUID, help="The project's id.")
 _json_option = click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 
 
@@ -23,7 +23,7 @@ def keys() -> None:
 
 
 @keys.command()
-@_project_option
+@project_option()
 @click.option("--name", required=True, callback=name_of, help="What the key is for.")
 @click.option("--scope", "scopes", multiple=True, type=click.Choice(SCOPES), help="What it may do.  [default: all]")
 @click.option("--test", is_flag=True, help="A key that begins with bst_test_.")
@@ -47,7 +47,7 @@ def create(project_id: UUID, name: str, scopes: tuple[str, ...], test: bool, as_
 
 
 @keys.command("list")
-@_project_option
+@project_option()
 @_json_option
 def list_(project_id: UUID, as_json: bool) -> None:
     """List the keys of a project, revoked ones as well."""
@@ -70,7 +70,7 @@ def list_(project_id: UUID, as_json: bool) -> None:
 
 @keys.command()
 @click.argument("key_id", type=click.UUID)
-@_project_option
+@project_option()
 def revoke(key_id: UUID, project_id: UUID) -> None:
     """Revoke the key KEY_ID: every worker refuses it within a second."""
 

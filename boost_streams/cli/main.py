@@ -17,6 +17,8 @@ from boost_streams.errors import BoostError, ConfigurationError
 
 _EXIT_ERROR = 1
 _EXIT_CONFIGURATION = 2
+#: Commands that choose servers by themselves, or must be told them.
+_STARTING_SERVERS = ("dev", "worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ COMMANDS = {
     "keys": LazyCommand("boost_streams.cli.keys:keys", "Create, list and revoke API keys of a project."),
     "send": LazyCommand("boost_streams.cli.send:send", "Send events to a worker."),
     "events": LazyCommand("boost_streams.cli.events:events", "List, show and retry a project's events."),
+    "counters": LazyCommand("boost_streams.cli.counters:counters", "Show what a project's events were counted as."),
     "dead-letters": LazyCommand(
         "boost_streams.cli.dead_letters:dead_letters", "List, show, replay and discard what failed for good."
     ),
@@ -98,8 +101,14 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="boost")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Boost Streams: durable event analytics on your own PostgreSQL and Kafka.
 
-    Settings come from the environment: DATABASE_URL, KAFKA_BROKER, REDIS_URL and others.
+    Settings come from the environment: DATABASE_URL, KAFKA_BROKER, REDIS_URL and others. Where none of these is set,
+    and boost dev runs in this folder, its servers are meant.
     """
+    if context.invoked_subcommand not in _STARTING_SERVERS:
+        from boost_streams.cli.dev_servers import use_running_servers
+
+        use_running_servers()

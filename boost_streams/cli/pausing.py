@@ -27,7 +27,8 @@ def pause(name: str, reason: str) -> None:
             return await pause_across_projects(connection, topic, reason)
 
     done = run_with_database(work)
-    click.echo(f"{topic} is paused; boost topics resume {name} lets it go on" if done else f"{topic} is paused already")
+    paused = f"{topic} is paused, workers hold it within about a second; boost topics resume {name} lets it go on"
+    click.echo(paused if done else f"{topic} is paused already")
 
 
 @click.command()
@@ -44,7 +45,7 @@ def resume(name: str) -> None:
             return await resume_across_projects(connection, topic)
 
     done = run_with_database(work)
-    click.echo(f"{topic} goes on" if done else f"{topic} was not paused")
+    click.echo(f"{topic} goes on within about a second" if done else f"{topic} was not paused")
 
 
 def paused_topics() -> list[Pause]:

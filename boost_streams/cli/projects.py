@@ -10,6 +10,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from boost_streams.api_key import make_key
 from boost_streams.cli.context import name_of, run_with_database, show_json, show_table
+from boost_streams.cli.project_option import ProjectNamed
 from db.api_keys import create_key
 from db.pool import Database
 from db.projects import (
@@ -81,10 +82,10 @@ def list_(as_json: bool) -> None:
 
 
 @projects.command()
-@click.argument("project_id", metavar="ID", type=click.UUID)
+@click.argument("project_id", metavar="ID", type=ProjectNamed())
 @click.argument("days", metavar="DAYS", type=click.IntRange(1, 36500), required=False)
 def retain(project_id: UUID, days: int | None) -> None:
-    """Keep events of the project ID for DAYS days only; without DAYS, for as long as RETENTION_DAYS says.
+    """Keep events of the project ID (or name) for DAYS days only; without DAYS, for as long as RETENTION_DAYS says.
 
     Workers delete what is older within the hour, once it is settled. Counters and end users stay.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +15,8 @@ from agents.registry import Registry
 from agents.replay import DEFAULT_RATE, count_replayed, create_replay, scope_of
 from agents.replaying import Limits, Tell, Told, clear_cancelled, run_replay
 from agents.services import HandlerServices
-from boost_streams.cli.context import command_settings, run_with_database, show_json, show_table
+from boost_streams.cli.context import Command, command_settings, day_option, run_with_database, show_json, show_table
+from boost_streams.cli.project_option import project_option
 from boost_streams.settings import Settings
 from db.pool import Database
 from db.redis import Redis
@@ -31,11 +31,6 @@ from db.replays import (
 )
 
 _COLUMNS = ("id", "handler", "version", "types", "from", "to", "state", "counted", "refused", "created")
-Command = Callable[..., Any]
-
-
-def _day(_: click.Context, __: click.Parameter, value: dt.datetime | None) -> dt.datetime | None:
-    return None if value is None else value.replace(tzinfo=dt.UTC)
 
 
 def _json(command: Command) -> Command:
@@ -45,9 +40,9 @@ def _json(command: Command) -> Command:
 @click.group(invoke_without_command=True)
 @click.option("--handler", help="The handler whose events are run again.")
 @click.option("--event-type", help="Only events of this type; its handler need not be named.")
-@click.option("--from", "since", type=click.DateTime(["%Y-%m-%d"]), callback=_day, help="From this UTC day on.")
-@click.option("--to", "until", type=click.DateTime(["%Y-%m-%d"]), callback=_day, help="Up to this UTC day, without it.")
-@click.option("--project", "project_id", type=click.UUID, help="Only this project's events.")
+@day_option("--from", "since", "From this UTC day on.")
+@day_option("--to", "until", "Up to this UTC day, without it.")
+@project_option(required=False, help_text="Only this project's events; its id or name.")
 @click.option(
     "--rate",
     default=DEFAULT_RATE,

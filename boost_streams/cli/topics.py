@@ -9,14 +9,12 @@ from dataclasses import asdict
 from itertools import groupby
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from boost_streams.cli.consumer_lag import Lags, PartitionLag, measure_lags
-from boost_streams.cli.context import command_settings, show_json
+from boost_streams.cli.context import command_settings, show_json, show_table
 from boost_streams.cli.pausing import pause, paused_topics, resume
 from boost_streams.errors import BoostError
+from boost_streams.settings import Settings
 from db.pauses import Pause
 
 _COLUMNS = ("topic", "partitions", "end offset", "committed", "lag", "lag (s)")
@@ -65,13 +63,21 @@ def _show(each_partition: bool, as_json: bool) -> None:
         show_json({**as_plain(lags), "paused": None if paused is None else [asdict(one) for one in paused]})
         return
     rows = lags.partitions if each_partition else list(per_topic(lags.partitions))
-    Console().print(_table(rows, each_partition))
+    columns = [("partition" if each_partition and name == "partitions" else name) for name in _COLUMNS]
+    show_table(columns, [_row(one) for one in rows], right=columns[1:])
     groups = sorted({one.group for one in lags.partitions if one.group is not None})
     click.echo(f"consumer group: {', '.join(groups) or '-'}")
     for one in paused or ():
         click.echo(f"paused since {one.created_at:%Y-%m-%d %H:%M:%S}: {one.topic}: {one.reason}")
     if lags.missing:
-        click.echo(f"missing, made when a worker starts: {', '.join(lags.missing)}", err=True)
+        click.echo(f"not there yet, {_made_when(settings)}: {', '.join(lags.missing)}", err=True)
+
+
+def _made_when(settings: Settings) -> str:
+    """Say when a topic that is missing will be made: a worker makes none where the broker does so by itself."""
+    if settings.boost_embedded_broker:
+        return "the broker makes each when it is first used"
+    return "made when a worker starts, or by the broker of boost dev when first used"
 
 
 def _paused_or_none() -> list[Pause] | None:
@@ -105,13 +111,6 @@ def per_topic(partitions: Iterable[PartitionLag]) -> Iterator[PartitionLag]:
         )
 
 
-def _table(rows: Iterable[PartitionLag], each_partition: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in _COLUMNS:
-        heading = "partition" if each_partition and name == "partitions" else name
-        table.add_column(heading, justify="left" if name == "topic" else "right", overflow="fold")
-    for one in rows:
-        seconds = None if one.seconds is None else f"{one.seconds:.1f}"
-        cells = (one.topic, one.partition, one.end, one.committed, one.lag, seconds)
-        table.add_row(*("-" if cell is None else str(cell) for cell in cells))
-    return table
+def _row(one: PartitionLag) -> tuple[object, ...]:
+    seconds = None if one.seconds is None else f"{one.seconds:.1f}"
+    return one.topic, one.partition, one.end, one.committed, one.lag, seconds

@@ -44,6 +44,18 @@ def make_data_folder(folder: Path) -> None:
         raise EmbeddedServerError(f"the data folder cannot be used: {error}; choose one with --data-dir") from error
 
 
+def has_owner(folder: Path) -> bool:
+    """Tell whether a process holds the folder's lock."""
+    try:
+        with (folder / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 @contextmanager
 def sole_owner(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, which the kernel lets go when this process ends, however it ends.

@@ -25,7 +25,8 @@ import pytest
 from click.testing import CliRunner
 
 from boost_streams.cli import dev_session
-from boost_streams.cli.dev import as_one_line, curl_line, dev
+from boost_streams.cli.dev import as_one_line, boost_line, curl_line, dev
+from boost_streams.cli.dev_servers import env_file, use_running_servers, write_env_file
 from boost_streams.cli.dev_session import Ready
 from boost_streams.cli.main import cli
 from boost_streams.embedded.data_folder import default_data_folder, sole_owner
@@ -351,6 +352,73 @@ class TestWhatIsPrinted:
         assert words[:4] == ["curl", "-X", "POST", "http://127.0.0.1:6066/events"]
         assert "x-api-key: bst_test_key" in words
         assert json.loads(words[-1])["eventType"] == "page_view"
+
+    def test_the_line_with_a_command_loads_addresses_where_the_folder_is_not_the_usual_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert shlex.split(boost_line(default_data_folder(tmp_path)))[1:] == ["counters", "--project", "demo"]
+        assert boost_line(Path("/else where")).startswith("source '/else where/env' && ")
+
+
+class TestCommandsFindServers:
+    """A command in the folder of a ``boost dev`` that runs is about its servers, unless it is told others."""
+
+    @pytest.fixture
+    def folder(self, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        data_dir.mkdir(mode=0o755)
+        monkeypatch.chdir(data_dir)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("BOOST_", "NODE_ENV"))}
+        monkeypatch.setattr(os, "environ", {n: v for n, v in environment.items() if n not in _OWN_SERVERS})
+        return data_dir / ".boost"
+
+    def test_those_of_a_session_from_its_start_to_its_end(self, folder: Path) -> None:
+        def list_events(**more: str) -> subprocess.CompletedProcess[str]:
+            argv = [sys.executable, "-c", "from boost_streams.cli.main import cli; cli()"]
+            argv += ["events", "list", "--project", "demo", "--json"]
+            environment = {**os.environ, **more}
+            return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+        with boost_dev(folder) as running:
+            event_id = running.post(PAGE_VIEW)
+            found = list_events()
+            assert found.returncode == 0, found.stderr
+            assert [event["id"] for event in json.loads(found.stdout)["items"]] == [event_id]
+            assert f"boost dev that runs in {folder}" in found.stderr
+            told = list_events(DATABASE_URL="postgresql://postgres@127.0.0.1:1/boost")
+            assert (told.returncode, "that runs in" in told.stderr) == (1, False)
+            shell = f". {shlex.quote(str(folder / 'env'))} && echo $DATABASE_URL $BOOST_API_KEY"
+            sourced = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True)
+            assert sourced.stdout.split() == [running.answer["databaseUrl"], running.answer["apiKey"]]
+            assert (folder / "env").stat().st_mode & 0o077 == 0
+        assert not (folder / "env").exists()
+        assert "that runs in" not in list_events().stderr
+
+    def test_only_of_one_that_runs_and_is_the_users(
+        self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder.mkdir()
+        variables = {"DATABASE_URL": "postgresql://h/it's", "BOOST_URL": "http://there", "PYTHONPATH": "/srv/a:/srv/b"}
+        write_env_file(folder, variables)
+        os.environ.pop("PYTHONPATH", None)
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        use_running_servers()  # nobody holds the lock: it was killed
+        assert "DATABASE_URL" not in os.environ
+        with sole_owner(folder):
+            for name, value in (("REDIS_URL", ""), ("NODE_ENV", "production"), ("BOOST_ENV", "test")):
+                os.environ[name] = value
+                use_running_servers()
+                del os.environ[name]
+            env_file(folder).chmod(0o620)  # others may write it
+            use_running_servers()
+            assert "DATABASE_URL" not in os.environ
+            assert capsys.readouterr().err == ""
+            env_file(folder).chmod(0o600)
+            os.environ["BOOST_URL"] = "http://here"
+            use_running_servers()
+        assert (os.environ["DATABASE_URL"], os.environ["BOOST_URL"]) == ("postgresql://h/it's", "http://here")
+        assert str(folder) in capsys.readouterr().err
+        assert sys.path[-2:] == ["/srv/a", "/srv/b"]
 
 
 class _Flaky:

@@ -105,6 +105,27 @@ def test_keys_of_others_and_of_nobody(boost: Boost) -> None:
     assert "no project" in boost("keys", "list", "--project", str(uuid4()), code=1).stderr
 
 
+def test_a_project_is_named_by_its_name_where_only_one_has_it(boost: Boost) -> None:
+    project = create(boost, "shop")["projectId"]
+    for arguments in (
+        ("keys", "list"),
+        ("events", "list"),
+        ("dead-letters", "list"),
+        ("counters",),
+        ("replay", "--handler", "payment", "--dry-run"),
+    ):
+        boost(*arguments, "--project", "shop")
+        unknown = boost(*arguments, "--project", "shed", code=1).stderr
+        assert unknown == "boost: there is no project with the id or name 'shed'; boost projects list shows all\n"
+    assert f"{project} keeps events for 30 days" in boost("projects", "retain", "shop", "30").stdout
+    made = json.loads(boost("projects", "create", "shop", "--organization", "other", "--json").stdout)
+    several = boost("keys", "list", "--project", "shop", code=1).stderr
+    assert "2 projects are named 'shop', give the id of one" in several
+    assert f"{project} (organization default)" in several
+    assert f"{made['projectId']} (organization other)" in several
+    assert boost("keys", "list", "--project", project, "--json").stdout != "[]\n"
+
+
 async def test_the_demo_project_is_made_once_and_its_key_kept(database: Database, database_url: str) -> None:
     first = await ensure_demo_project(database_url, None)
     assert first.api_key.startswith("bst_test_")

@@ -28,10 +28,11 @@ def environment_of(database_url: str) -> dict[str, str]:
 
 @pytest.fixture
 def run(database_url: str, restored_logging: None) -> Run:
-    async def invoke(*arguments: object) -> Result:
+    async def invoke(*arguments: object, **more: str) -> Result:
         given = ["replay", *(str(one) for one in arguments)]
+        environment = environment_of(database_url) | more
         # A thread of its own: a command runs an event loop of its own.
-        return await asyncio.to_thread(CliRunner().invoke, cli, given, env=environment_of(database_url))
+        return await asyncio.to_thread(CliRunner().invoke, cli, given, env=environment)
 
     return invoke
 
@@ -52,6 +53,15 @@ async def test_a_replay_from_the_command_line(run: Run, database: Database, proj
     shown = json.loads(done.stdout)
     assert (shown["id"], shown["state"], shown["eventsCounted"], shown["version"]) == (1, "complete", 3, 1)
     assert [(key[1], value) for key, value in (await counters(database)).items()] == [("revenue", (3, Decimal("4.50")))]
+
+
+async def test_log_lines_are_not_among_the_output_unless_asked_for(run: Run, database: Database, project: Any) -> None:
+    await payments(database, project.id)
+    done = await run("--handler", "payment", LOG_LEVEL="")
+    assert done.exit_code == 0, done.output
+    assert "action" not in done.output
+    await run("list")
+    assert "replay_begin" in (await run("--handler", "tracking", LOG_LEVEL="info")).stderr
 
 
 async def test_replays_are_listed_and_shown(run: Run, database: Database, project: Any) -> None:

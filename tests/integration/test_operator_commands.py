@@ -84,6 +84,30 @@ async def test_event_is_shown(run: Run, database: Database, project: Any, other_
     assert "there is no event" in hidden.stderr
 
 
+async def test_no_cell_is_broken_however_narrow_the_terminal(
+    run: Run, database: Database, project: Any, broker: str
+) -> None:
+    long = "a_type_" + "x" * 150
+    [event_id] = await store(database, project.id, long, payload=f'{{"text": "{long}"}}'.encode())
+    await settle(database, project.id, [event_id], "failed")
+    listed = await run("events", "list", "--project", project.id, COLUMNS="40")
+    [row] = [line for line in listed.stdout.splitlines() if "failed" in line]
+    assert row.split()[:4] == [str(event_id), long, "failed", "0"]
+    assert row.rstrip().endswith("url is required")
+    shown = (await run("events", "show", event_id, "--project", project.id, COLUMNS="40")).stdout
+    assert [line.split()[1] for line in shown.splitlines() if line.startswith(("id ", "eventType "))] == [
+        str(event_id),
+        long,
+    ]
+    assert f'"text": "{long}"' in shown
+    assert len([line for line in shown.splitlines() if line.strip().startswith(("received ", "settled "))]) == 2
+    prefix = f"{'t' * 60}{uuid4().hex[:8]}."
+    await produce(broker, f"{prefix}raw-events", 0)
+    topics = await run("topics", COLUMNS="40", KAFKA_TOPIC_PREFIX=prefix)
+    [row] = [line for line in topics.stdout.splitlines() if "raw-events" in line]
+    assert row.split()[:3] == [f"{prefix}raw-events", "4", "1"]
+
+
 async def test_control_characters_of_clients_do_not_reach_the_terminal(
     run: Run, database: Database, project: Any
 ) -> None:
@@ -166,9 +190,13 @@ async def test_lag_in_messages_and_seconds(run: Run, broker: str) -> None:
 
 
 async def test_broker_without_our_topics_is_no_error(run: Run) -> None:
-    result = await run("topics", KAFKA_TOPIC_PREFIX=f"none{uuid4().hex[:8]}.")
+    prefix = f"none{uuid4().hex[:8]}."
+    result = await run("topics", KAFKA_TOPIC_PREFIX=prefix)
     assert result.exit_code == 0
-    assert "missing" in result.stderr
+    assert "not there yet, the broker makes each when it is first used: " in result.stderr
+    assert f"{prefix}events.dead-letter" in result.stderr
+    said = (await run("topics", KAFKA_TOPIC_PREFIX=prefix, BOOST_EMBEDDED_BROKER="false")).stderr
+    assert "not there yet, made when a worker starts, or by the broker of boost dev when first used: " in said
 
 
 async def test_broker_that_is_away_is_said_in_a_line(run: Run) -> None:
@@ -181,7 +209,9 @@ async def test_broker_that_is_away_is_said_in_a_line(run: Run) -> None:
 async def test_a_topic_is_paused_and_goes_on(run: Run, database: Database, name: str) -> None:
     prefix = {"KAFKA_TOPIC_PREFIX": "t."}
     paused = await run("topics", "pause", name, "--reason", "before a deploy", **prefix)
-    assert paused.stdout == f"t.events.payment is paused; boost topics resume {name} lets it go on\n"
+    assert paused.stdout == (
+        f"t.events.payment is paused, workers hold it within about a second; boost topics resume {name} lets it go on\n"
+    )
     assert (await run("topics", "pause", name, **prefix)).stdout == "t.events.payment is paused already\n"
     async with database.across_projects() as connection:
         (row,) = await pauses_across_projects(connection)
@@ -190,7 +220,7 @@ async def test_a_topic_is_paused_and_goes_on(run: Run, database: Database, name:
     listed = json.loads((await run("topics", "list", "--json", **prefix)).stdout)
     assert [one["topic"] for one in listed["paused"]] == ["t.events.payment"]
     assert "t.events.payment is paused: before a deploy" in (await run("doctor", **prefix)).stdout
-    assert (await run("topics", "resume", name, **prefix)).stdout == "t.events.payment goes on\n"
+    assert (await run("topics", "resume", name, **prefix)).stdout == "t.events.payment goes on within about a second\n"
     assert (await run("topics", "resume", name, **prefix)).stdout == "t.events.payment was not paused\n"
     async with database.across_projects() as connection:
         assert await pauses_across_projects(connection) == []
@@ -236,6 +266,14 @@ async def test_healthy_installation(run: Run, database: Database) -> None:
     names = ["settings", "postgresql", "roles", "migrations", "partitions", "workers", "backlog", "kafka"]
     assert found == dict.fromkeys([*names, "events", "batches"], "ok"), result.output
     assert result.exit_code == 0
+
+
+async def test_a_broker_that_does_not_tell_its_topic_settings_is_no_error(run: Run, broker: str) -> None:
+    prefix = f"t{uuid4().hex[:8]}."
+    await produce(broker, f"{prefix}raw-events", 0)
+    result = await run("doctor", BOOST_EMBEDDED_BROKER="false", KAFKA_TOPIC_PREFIX=prefix)
+    assert (result.exit_code, levels(result)["kafka"], levels(result)["topics"]) == (0, "ok", "warn")
+    assert "this broker does not tell its topic settings" in result.stdout
 
 
 async def test_wrong_settings_are_all_named(run: Run) -> None:

@@ -202,6 +202,8 @@ async def test_bad_input_is_refused_and_stores_nothing(
         if response.status == 422:
             assert answer["errors"], answer
             assert all(set(problem) == {"field", "message"} for problem in answer["errors"])
+    async with client.get(worker.url) as response:  # Faust's own, as docs/reference/http.md says
+        assert (response.status, await response.json()) == (200, {"status": "OK"})
     for path in ("/events/not-a-uuid", "/events/" + str(uuid4())):
         async with client.get(worker.url + path) as response:
             assert response.status == 404

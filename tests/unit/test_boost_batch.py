@@ -129,6 +129,14 @@ def test_what_cannot_be_split_is_refused_as_a_whole(body: bytes, error: type[Boo
     assert [problem.field for problem in caught.value.problems] == ([field] if field else [])
 
 
+@pytest.mark.parametrize("body", [GOOD, GOOD + b"\n" + GOOD + b"\n", b'{"payload":{},"eventType":"x"}'])
+def test_an_event_alone_or_lines_sent_as_json_are_told_what_to_send(body: bytes) -> None:
+    with pytest.raises(Invalid, match=r"send an array of events.*application/x-ndjson"):
+        read_batch(body, TERMS)
+    with pytest.raises(Invalid, match="more: is not known"):
+        read_batch(b'{"more":1}', TERMS)
+
+
 @pytest.mark.parametrize(
     ("body", "error"),
     [(b"", Invalid), (b" \r\n\n", Invalid), (b"\n".join([GOOD] * 2_501), TooLarge), (b"x\n" * 2_501, TooLarge)],

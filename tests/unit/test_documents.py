@@ -130,6 +130,14 @@ def test_a_broken_link_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(links_of(page)) == 6
 
 
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    pages = "".join((ROOT / name).read_text(encoding="utf-8") for name in documents())
+    named = set(re.findall(r"(?:`|^)make ([a-z][a-z-]*)", pages, re.MULTILINE))
+    assert {"run", "test", "dev-tools"} <= named
+    assert named - targets == set()
+
+
 ADD_A_FEATURE = ROOT / "docs" / "howto" / "add-a-feature.md"
 NEW_FILES = "db/daily_totals.py web/daily_totals.py tests/integration/test_daily_totals.py"
 _BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)

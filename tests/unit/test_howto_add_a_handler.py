@@ -19,6 +19,13 @@ PAGE = ROOT / "docs" / "howto" / "add-a-handler.md"
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"(?:Create|In) `([^`]+)`:")
 
+#: What Boost comes with: the files in agents/handlers, and the two lines of its list (which may be in brackets).
+BUILT_IN_FILES = {"__init__", "currencies", "default", "payment", "tracking", "user"}
+BUILT_IN_LINES = {
+    r"^from agents\.handlers import (\([^)]*\)|.*)$": "from agents.handlers import default, payment, tracking, user",
+    r"^HANDLER_MODULES = \([^)]*\)$": "HANDLER_MODULES = (tracking, user, payment, default)",
+}
+
 
 @dataclass(frozen=True)
 class Block:
@@ -47,7 +54,21 @@ def copy(tmp_path: Path) -> Path:
     (tmp_path / "tests" / "contract").mkdir(parents=True)
     for file in ("tests/contract/test_handlers.py", "pyproject.toml"):
         shutil.copy(ROOT / file, tmp_path / file)
+    without_handlers_of_your_own(tmp_path / "agents" / "handlers")
     return tmp_path
+
+
+def without_handlers_of_your_own(folder: Path) -> None:
+    """Leave only what Boost comes with, so that a handler added since does not stand in the page's way."""
+    for file in folder.glob("*.py"):
+        if file.stem not in BUILT_IN_FILES:
+            file.unlink()
+    listing = folder / "__init__.py"
+    text = listing.read_text(encoding="utf-8")
+    for pattern, built_in in BUILT_IN_LINES.items():
+        text, found = re.subn(pattern, built_in, text, flags=re.MULTILINE)
+        assert found == 1, pattern
+    listing.write_text(text, encoding="utf-8")
 
 
 def apply_diff(file: Path, diff: str) -> None:
@@ -91,6 +112,9 @@ def follow(page: list[Block], folder: Path) -> list[str]:
         elif block.language == "diff":
             assert block.file
             apply_diff(folder / block.file, block.code)
+        elif block.language == "markdown":
+            assert block.file
+            assert (ROOT / block.file).exists()
         elif block.language == "sh":
             output = run(block.code, folder)
             commands.append(block.code)
@@ -104,6 +128,23 @@ def test_the_page_has_one_new_file_and_one_list_to_change() -> None:
     page = blocks()
     assert [block.file for block in page if block.language == "python"] == ["agents/handlers/video.py"]
     assert {block.file for block in page if block.language == "diff"} == {"agents/handlers/__init__.py"}
+
+
+def test_the_page_documents_the_metric_that_its_file_counts() -> None:
+    [row] = [block for block in blocks() if block.language == "markdown"]
+    assert row.file == "docs/reference/data-model.md"
+    [code] = [block.code for block in blocks() if block.language == "python"]
+    assert re.findall(r"^\| `(\w+)` \|", row.code, re.MULTILINE) == re.findall(r'Count\("(\w+)"', code)
+
+
+def test_a_handler_of_your_own_does_not_stand_in_the_way(copy: Path) -> None:
+    page = [block for block in blocks() if block.language in ("python", "diff")]
+    follow(page, copy)
+    listing = copy / "agents" / "handlers" / "__init__.py"
+    text = listing.read_text(encoding="utf-8")
+    listing.write_text(re.sub(r"import (default, .*)", r"import (\n    \1,\n)", text), encoding="utf-8")
+    without_handlers_of_your_own(listing.parent)
+    follow(page, copy)
 
 
 ASK = "from agents.handlers import load_registry; print(load_registry().handler_of('video_play').name)"

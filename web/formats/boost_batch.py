@@ -55,6 +55,11 @@ _list_decoder = msgspec.json.Decoder(list[EventBody])
 _raw_list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _line_decoder = msgspec.json.Decoder(EventBody)
 _LINE = re.compile(rb"\S[^\n]*+")
+#: One event alone, or lines of events that are not sent as such, begin with one of these.
+_EVENT_FIELDS = frozenset(one.encode_name for one in msgspec.structs.fields(EventBody))
+_OF_AN_EVENT = (
+    'belongs to an event; send an array of events, {"events": [event, …]}, or JSON lines as application/x-ndjson'
+)
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -148,7 +153,7 @@ def _members_of(body: bytes) -> tuple[bytes, str | None]:
     members: dict[str, bytes] = {}
     for name, value in object_members(body):
         if name not in ("events", "sentAt"):
-            raise Invalid.field(name, "is not known")
+            raise Invalid.field(name, _OF_AN_EVENT if name in _EVENT_FIELDS else "is not known")
         members[name] = value
     events = members.get("events")
     if events is None:
