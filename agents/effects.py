@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -23,7 +23,7 @@ from db.rollups import Addition, RollupKey, Source
 _PER_HOUR = "events_per_hour"
 
 
-class Settled(msgspec.Struct, frozen=True):
+class Settled(msgspec.Struct, frozen=True, gc=False):
     """One event with what its handler said of it."""
 
     event: Event
@@ -61,35 +61,50 @@ class Effects:
     def __init__(self, registry: Registry, were_failed: Collection[UUID] = ()) -> None:
         self._registry = registry
         self._were_failed = were_failed
+        #: Projects by their ids as numbers: `UUID` hashes and compares in Python, several times per event.
+        self._projects: dict[int, UUID] = {}
         self._totals: dict[tuple[Any, ...], list[Any]] = {}
-        self._per_hour: dict[tuple[UUID, dt.datetime, str, str], int] = defaultdict(int)
+        self._per_hour: dict[tuple[int, dt.datetime, str, str], int] = defaultdict(int)
         self._hours, self._days = _Starts("hour"), _Starts("day")
         self._seen: dict[tuple[UUID, str], Sighting] = {}
 
     def add(self, part: Sequence[Settled]) -> None:
         """Add a few events of the batch."""
         totals, per_hour, hours, days = self._totals, self._per_hour, self._hours, self._days
+        projects = self._projects
         for settled in part:
             event, outcome = settled.event, settled.outcome
-            project_id, occurred_at = event.project_id, event.occurred_at
+            project, occurred_at = event.project_id.int, event.occurred_at
+            projects[project] = event.project_id
             done = isinstance(outcome, Processed)
             hour = hours.of(occurred_at)
-            per_hour[project_id, hour, event.event_type, "processed" if done else "failed"] += 1
+            per_hour[project, hour, event.event_type, "processed" if done else "failed"] += 1
             if self._were_failed and event.id in self._were_failed:
-                per_hour[project_id, hour, event.event_type, "failed"] -= 1
+                per_hour[project, hour, event.event_type, "failed"] -= 1
             if isinstance(outcome, Processed):
                 for effect in outcome.effects:
                     if isinstance(effect, Count):
                         start = days.of(occurred_at) if effect.bucket == "day" else hours.of(occurred_at)
-                        _add(totals, (project_id, effect.metric, start, effect.dimensions, event.event_type), effect)
+                        _add(totals, (project, effect.metric, start, effect.dimensions, event.event_type), effect)
                     else:
                         self._see(event, effect)
 
     def additions(self) -> dict[RollupKey, Addition]:
         """Return the counters with what is to be added to each."""
-        additions = _with_sources(self._totals, self._registry)
-        for (project_id, hour, event_type, status), count in self._per_hour.items():
-            additions[RollupKey(project_id, _PER_HOUR, hour, (event_type, status))] = (count, NO_AMOUNT)
+        additions = self._with_sources()
+        for (project, hour, event_type, status), count in self._per_hour.items():
+            additions[RollupKey(self._projects[project], _PER_HOUR, hour, (event_type, status))] = (count, NO_AMOUNT)
+        return additions
+
+    def _with_sources(self) -> dict[RollupKey, Addition]:
+        sources: dict[str, Source] = {}
+        additions: dict[RollupKey, Addition] = {}
+        for (project, metric, start, dimensions, event_type), (count, amount) in self._totals.items():
+            source = sources.get(event_type)
+            if source is None:
+                handler = self._registry.handler_of(event_type)
+                source = sources[event_type] = Source(event_type, handler.name, handler.version)
+            additions[RollupKey(self._projects[project], metric, start, dimensions, source)] = (count, amount)
         return additions
 
     def sightings(self) -> list[Sighting]:
@@ -128,18 +143,6 @@ def additions_of(
 def counted_again(effects: Effects) -> dict[RollupKey, Addition]:
     """Return the counters of events that settled before; totals have them already."""
     return {key: added for key, added in effects.additions().items() if key.source is not None}
-
-
-def _with_sources(totals: Mapping[tuple[Any, ...], list[Any]], registry: Registry) -> dict[RollupKey, Addition]:
-    sources: dict[str, Source] = {}
-    additions: dict[RollupKey, Addition] = {}
-    for (project_id, metric, start, dimensions, event_type), (count, amount) in totals.items():
-        source = sources.get(event_type)
-        if source is None:
-            handler = registry.handler_of(event_type)
-            source = sources[event_type] = Source(event_type, handler.name, handler.version)
-        additions[RollupKey(project_id, metric, start, dimensions, source)] = (count, amount)
-    return additions
 
 
 def _add(totals: dict[tuple[Any, ...], list[Any]], key: tuple[Any, ...], effect: Count) -> None:

@@ -237,7 +237,8 @@ class _FirstAttempts:
     """What settles a batch in one statement, a part of it at a time."""
 
     def __init__(self, registry: Registry) -> None:
-        self._ids: dict[UUID, list[UUID]] = defaultdict(list)
+        self._projects: dict[int, UUID] = {}
+        self._ids: dict[int, list[UUID]] = defaultdict(list)
         self._errors: dict[UUID, bytes] = {}
         self._effects = Effects(registry)
 
@@ -251,15 +252,18 @@ class _FirstAttempts:
                 if not isinstance(outcome, Failed):
                     return False
                 self._errors[event.id] = _error_of(outcome)
-            self._ids[event.project_id].append(event.id)
+            project = event.project_id.int
+            self._projects[project] = event.project_id
+            self._ids[project].append(event.id)
         self._effects.add(part)
         return True
 
     def done(self) -> FirstAttempts | None:
         """Return it; None when an event came twice."""
-        if any(len(set(of_project)) < len(of_project) for of_project in self._ids.values()):
+        if any(len({event_id.int for event_id in ids}) < len(ids) for ids in self._ids.values()):
             return None
-        return FirstAttempts(self._ids, self._errors, self._effects.sightings(), self._effects.additions())
+        ids = {self._projects[project]: of_project for project, of_project in self._ids.items()}
+        return FirstAttempts(ids, self._errors, self._effects.sightings(), self._effects.additions())
 
 
 def _error_of(outcome: Failed) -> bytes:

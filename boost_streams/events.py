@@ -15,7 +15,7 @@ from boost_streams.records import EventRecord
 _payload_decoder: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One event. `payload`'s decimals are `Decimal`, so that no money is rounded; times are UTC.
 
     `asked_attempt` and `trying_since` are those of its record.

@@ -18,7 +18,7 @@ Bucket = Literal["hour", "day"]
 NO_AMOUNT = Decimal(0)
 
 
-class Count(msgspec.Struct, frozen=True):
+class Count(msgspec.Struct, frozen=True, gc=False):
     """Add `count` and `amount` to one rollup row of the event's project.
 
     A row is named by `metric` (such as `page_views`), the hour or UTC day of the event's `occurred_at`, and
@@ -33,7 +33,7 @@ class Count(msgspec.Struct, frozen=True):
     amount: Decimal = NO_AMOUNT
 
 
-class EndUserSeen(msgspec.Struct, frozen=True):
+class EndUserSeen(msgspec.Struct, frozen=True, gc=False):
     """An end user of the project showed up: merge traits, widen first and last seen.
 
     Traits merge per key; the newest `(occurred_at, event id)` wins. `signed_up` keeps the earliest time.
@@ -48,13 +48,13 @@ class EndUserSeen(msgspec.Struct, frozen=True):
 Effect = Count | EndUserSeen
 
 
-class Processed(msgspec.Struct, frozen=True):
+class Processed(msgspec.Struct, frozen=True, gc=False):
     """The event is done; its effects are to be written."""
 
     effects: tuple[Effect, ...] = ()
 
 
-class Failed(msgspec.Struct, frozen=True):
+class Failed(msgspec.Struct, frozen=True, gc=False):
     """The event can never be handled: bad data. `error` is shown to whoever asks for the event."""
 
     code: str
@@ -62,7 +62,7 @@ class Failed(msgspec.Struct, frozen=True):
     message: str
 
 
-class TryAgain(msgspec.Struct, frozen=True):
+class TryAgain(msgspec.Struct, frozen=True, gc=False):
     """What the handler depends on was away; hand the event over again after a while (seconds)."""
 
     reason: str

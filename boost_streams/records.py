@@ -18,7 +18,7 @@ import msgspec
 SCHEMA_VERSION = 1
 
 
-class EventRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+class EventRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One event as it travels. `payload` holds the JSON object's bytes; times are UTC.
 
     `asked_attempt` is the attempt at which somebody last asked for another try, `trying_since` when a handler first
@@ -45,7 +45,7 @@ class EventRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.user_id or self.anonymous_id or self.session_id or str(self.id)
 
 
-class RawEventBatch(msgspec.Struct, frozen=True):
+class RawEventBatch(msgspec.Struct, frozen=True, gc=False):
     """What was committed together: one message on `raw-events`.
 
     `published_at` is the database's time of the claim that led to this publish; consumers' progress is
@@ -59,7 +59,7 @@ class RawEventBatch(msgspec.Struct, frozen=True):
     schema_version: int = SCHEMA_VERSION
 
 
-class HandlerBatch(msgspec.Struct, frozen=True):
+class HandlerBatch(msgspec.Struct, frozen=True, gc=False):
     """The events that one handler family takes, of a batch or of several that were there together.
 
     One message on that family's topic. `batch_id` and the times are those of the batch that was published first.
@@ -120,7 +120,7 @@ class Malformed:
     raw: bytes
 
 
-class EventKey(msgspec.Struct, frozen=True):
+class EventKey(msgspec.Struct, frozen=True, gc=False):
     """Of an event on a record of whatever version: whose it is and which attempt was handed over."""
 
     id: UUID
@@ -128,7 +128,7 @@ class EventKey(msgspec.Struct, frozen=True):
     attempt: int = 0
 
 
-class _AnyVersion(msgspec.Struct, frozen=True):
+class _AnyVersion(msgspec.Struct, frozen=True, gc=False):
     """What every version of every record has. A release that breaks it strands the release before (docs/adr/0016)."""
 
     schema_version: int

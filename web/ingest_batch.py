@@ -23,7 +23,7 @@ from web.waiting import Accepted, Answer
 LINES_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 
 
-class _Taken(msgspec.Struct, omit_defaults=True):
+class _Taken(msgspec.Struct, gc=False, omit_defaults=True):
     index: int
     id: UUID
     duplicate: bool = False

@@ -26,14 +26,14 @@ from web.formats.json_parts import array_parts, object_members
 Read = NewEvent | BoostError
 
 
-class BatchBody(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+class BatchBody(msgspec.Struct, gc=False, forbid_unknown_fields=True, rename="camel"):
     """The body of `POST /events/batch` as an object."""
 
     events: list[EventBody]
     sent_at: str | None = None
 
 
-class _RawBatch(msgspec.Struct, rename="camel"):
+class _RawBatch(msgspec.Struct, gc=False, rename="camel"):
     events: list[msgspec.Raw]
 
 

@@ -20,7 +20,7 @@ _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 _EventType = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
-class EventBody(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+class EventBody(msgspec.Struct, gc=False, forbid_unknown_fields=True, rename="camel"):
     """The body of `POST /events`."""
 
     event_type: _EventType
