@@ -219,7 +219,8 @@ async def test_bad_input_is_refused_and_stores_nothing(
     assert await count(database, "events") == 0
     assert await count(database, "event_batches") == 0
     errors = [line for line in worker.log.read_text().splitlines() if '"level": "error"' in line]
-    assert errors == []
+    # A broker that has just been made has no coordinator of groups for a moment, as the worker's consumer tells.
+    assert [line for line in errors if "GroupCoordinatorNotAvailableError" not in line] == []
 
 
 async def test_sigterm_answers_what_is_in_flight_and_ends_quickly(
