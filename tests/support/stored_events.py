@@ -33,4 +33,5 @@ async def settle(database: Database, project_id: UUID, ids: list[UUID], status: 
     error = ERROR if status == "failed" else None
     moves = [Move(project_id, event_id, attempt, status, error=error) for event_id in ids]
     async with database.across_projects() as connection, connection.transaction():
-        return set((await move_events_across_projects(connection, moves)).ids)
+        moved = await move_events_across_projects(connection, moves)
+        return {event_id for event_id, _ in moved.attempts}
