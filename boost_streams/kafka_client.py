@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aiokafka.conn import AIOKafkaConnection, CloseReason
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from boost_streams.settings import Settings
 
@@ -60,6 +60,8 @@ def _closed_is_broken(original: Callable[..., Any]) -> Callable[..., Any]:
     def send(self: AIOKafkaConnection, *args: Any, **kwargs: Any) -> Any:
         try:
             return original(self, *args, **kwargs)
+        except KafkaError:  # which are RuntimeErrors too: what this broker does not know says nothing of the connection
+            raise
         except RuntimeError as error:
             self.close(reason=CloseReason.CONNECTION_BROKEN)
             raise KafkaConnectionError(f"the connection to {self.host}:{self.port} is closed") from error

@@ -17,6 +17,7 @@ from boost_streams.cli.main import cli
 from boost_streams.cli.topics import per_topic
 from boost_streams.embedded.broker import EmbeddedBroker
 from boost_streams.event_id import batch_of
+from boost_streams.kafka_client import mend_closed_connections
 from db.partitions import existing_days, partition_name
 from db.pauses import pauses_across_projects
 from db.pool import Database
@@ -269,6 +270,7 @@ async def test_healthy_installation(run: Run, database: Database) -> None:
 
 
 async def test_a_broker_that_does_not_tell_its_topic_settings_is_no_error(run: Run, broker: str) -> None:
+    mend_closed_connections()  # as workers do, for as long as the process lives: the answer is the same
     prefix = f"t{uuid4().hex[:8]}."
     await produce(broker, f"{prefix}raw-events", 0)
     result = await run("doctor", BOOST_EMBEDDED_BROKER="false", KAFKA_TOPIC_PREFIX=prefix)
