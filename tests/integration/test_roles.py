@@ -13,17 +13,8 @@ import uuid_utils.compat
 from boost_streams.errors import Unavailable
 from db.pool import Database
 from tests.support.projects import TestProject
+from tests.support.statements import TENANT_TABLES
 
-TENANT_TABLES = (
-    "api_keys",
-    "dead_letters",
-    "end_users",
-    "events",
-    "event_retries",
-    "rollups",
-    "rollup_deltas",
-    "rollup_switches",
-)
 GUARDED = (*TENANT_TABLES, "projects")
 PIPELINE_ONLY = (
     "organizations",

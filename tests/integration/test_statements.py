@@ -12,19 +12,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.support.statements import OWNER, PIPELINE, TENANT, Statement, statements
+from tests.support.statements import OWNER, PIPELINE, TENANT, TENANT_TABLES, Statement, statements
 
 ALL = statements()
-TENANT_TABLES = (
-    "api_keys",
-    "dead_letters",
-    "end_users",
-    "events",
-    "event_retries",
-    "rollups",
-    "rollup_deltas",
-    "rollup_switches",
-)
 #: What PREPARE cannot take is run.
 RUN = re.compile(r"\s*(TRUNCATE|LOCK)\b")
 

@@ -15,6 +15,17 @@ from types import ModuleType
 import db
 
 PIPELINE, TENANT, OWNER = "boost_pipeline", "boost_tenant", "boost_owner"
+#: Tables of which a tenant sees the rows of its own project.
+TENANT_TABLES = (
+    "api_keys",
+    "dead_letters",
+    "end_users",
+    "events",
+    "event_retries",
+    "rollups",
+    "rollup_deltas",
+    "rollup_switches",
+)
 
 #: Modules whose functions do not tell their role by their names or arguments.
 ROLE_OF_MODULE = {
