@@ -133,13 +133,6 @@ def effects_of(batch: Sequence[Settled], registry: Registry, were_failed: Collec
     return effects
 
 
-def additions_of(
-    batch: Sequence[Settled], registry: Registry, were_failed: Collection[UUID] = ()
-) -> dict[RollupKey, Addition]:
-    """Return the counters of a batch."""
-    return effects_of(batch, registry, were_failed).additions()
-
-
 def counted_again(effects: Effects) -> dict[RollupKey, Addition]:
     """Return the counters of events that settled before; totals have them already."""
     return {key: added for key, added in effects.additions().items() if key.source is not None}

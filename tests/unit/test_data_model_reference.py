@@ -6,7 +6,7 @@ import datetime as dt
 import re
 from pathlib import Path
 
-from agents.effects import Settled, additions_of
+from agents.effects import Settled, effects_of
 from agents.handlers import load_registry
 from boost_streams.event_id import id_at
 from boost_streams.events import Event
@@ -45,5 +45,7 @@ def test_page_has_every_metric() -> None:
     for handler in load_registry().handlers:
         for example in handler.examples:
             event = Event(id_at(now), id_at(now), example.event_type, now, now, example.payload, example.user_id)
-            added |= {key.metric for key in additions_of([Settled(event, handler.handle(event))], load_registry())}
+            added |= {
+                key.metric for key in effects_of([Settled(event, handler.handle(event))], load_registry()).additions()
+            }
     assert first_cells(section("Rollups")) == added

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.effects import Settled, additions_of
+from agents.effects import Settled, effects_of
 from agents.handlers import load_registry
 from boost_streams.events import Event
 from boost_streams.outcomes import Count, EndUserSeen, Failed, Outcome, Processed, bucket_start
@@ -63,7 +63,7 @@ def test_additions_are_a_fold_over_the_events(batch: list[Settled], were_failed:
                 total[0] += effect.count
                 total[1] += effect.amount
     added_up: dict[tuple[Any, ...], list[Any]] = defaultdict(lambda: [0, Decimal(0)])
-    for key, (count, amount) in additions_of(batch, REGISTRY, were_failed).items():
+    for key, (count, amount) in effects_of(batch, REGISTRY, were_failed).additions().items():
         assert (key.source is None) == (key.metric == "events_per_hour")
         added_up[key[:4]][0] += count
         added_up[key[:4]][1] += amount
@@ -74,4 +74,4 @@ def test_additions_are_a_fold_over_the_events(batch: list[Settled], were_failed:
 def test_what_is_no_number_raises(wrong: Count) -> None:
     now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     with pytest.raises(TypeError):
-        additions_of([Settled(Event(UUID(int=1), UUID(int=2), "x", now, now, {}), Processed((wrong,)))], REGISTRY)
+        effects_of([Settled(Event(UUID(int=1), UUID(int=2), "x", now, now, {}), Processed((wrong,)))], REGISTRY)
