@@ -13,11 +13,8 @@ import msgspec
 
 from db.pool import Connection
 
-#: Locks rows in the order of the lists (db/migrations/sql/0003_settle_at_once.sql).
-_SEE = """
-SELECT boost_see_end_users($1::uuid[], $2::uuid[], $3::text[], $4::jsonb[], $5::jsonb[], $6::timestamptz[],
-    $7::timestamptz[], $8::timestamptz[], $9::bigint[])
-"""
+#: Locks rows in the order of the list (db/migrations/sql/0009_rows_in_one_list.sql).
+_SEE = "SELECT boost_see_end_users($1::boost_sighting[])"
 
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
@@ -57,23 +54,30 @@ def trait_version(occurred_at: dt.datetime, event_id: UUID, handler_version: int
     return first if handler_version == 1 else f"{first}/{handler_version:010d}"
 
 
-def sighting_parameters(sightings: Sequence[Sighting]) -> tuple[Sequence[object], ...]:
-    """Return the lists of `boost_see_end_users`, sorted by the primary key."""
-    rows = sorted(((s, s.id) for s in sightings), key=lambda pair: (pair[0].project_id, pair[1]))
-    return (
-        [s.project_id for s, _ in rows],
-        [row_id for _, row_id in rows],
-        [s.user_id for s, _ in rows],
-        [_encoder.encode(s.traits) for s, _ in rows],
-        [_encoder.encode(s.versions) for s, _ in rows],
-        [s.first_seen_at for s, _ in rows],
-        [s.last_seen_at for s, _ in rows],
-        [s.signed_up_at for s, _ in rows],
-        [s.logins for s, _ in rows],
-    )
+def sighting_rows(sightings: Sequence[Sighting]) -> list[tuple[object, ...]]:
+    """Return the list of `boost_see_end_users`, sorted by the primary key."""
+    rows = sorted(((s.project_id.int, s.id.int, s) for s in sightings), key=_primary_key)
+    return [
+        (
+            s.project_id,
+            UUID(int=number),
+            s.user_id,
+            _encoder.encode(s.traits),
+            _encoder.encode(s.versions),
+            s.first_seen_at,
+            s.last_seen_at,
+            s.signed_up_at,
+            s.logins,
+        )
+        for _, number, s in rows
+    ]
+
+
+def _primary_key(row: tuple[int, int, Sighting]) -> tuple[int, int]:
+    return row[0], row[1]
 
 
 async def see_across_projects(connection: Connection, sightings: Sequence[Sighting]) -> None:
     """Merge sightings into `end_users`: one statement, rows locked in the order of their keys."""
     if sightings:
-        await connection.execute(_SEE, *sighting_parameters(sightings))
+        await connection.execute(_SEE, sighting_rows(sightings))

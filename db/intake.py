@@ -22,37 +22,34 @@ WITH stored AS (
          original_timestamp)
     SELECT t.id, t.project_id, t.event_type, t.user_id, t.anonymous_id, t.session_id, t.message_id, t.payload,
            coalesce(t.occurred_at, now()), t.original_timestamp
-    FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::jsonb[],
-                $9::timestamptz[], $10::timestamptz[])
-        AS t (id, project_id, event_type, user_id, anonymous_id, session_id, message_id, payload, occurred_at,
-              original_timestamp)
+    FROM unnest($1::boost_new_event[]) AS t
 )
 INSERT INTO event_batches (id, worker_id, seq, project_ids, first_id, last_id, unsettled, due_at)
-VALUES ($11, $12, $13, $14, $11, $15, $16, now() + make_interval(secs => $17))
+VALUES ($2, $3, $4, $5, $2, $6, $7, now() + make_interval(secs => $8))
 RETURNING created_at
 """
 
 # Which generation is current must not change before this commit is done: the swap takes this lock exclusively.
 GENERATION_LOCK = 0x6B657973  # "keys"
-# The same for events some of which have keys ($19, null where there is none): those whose key is known are left out.
+# The same for events some of which have keys: those whose key is known are left out.
 _STORE_WITH_KEYS = """
 WITH known AS MATERIALIZED (
-    SELECT known_key, first_id FROM boost_claim_keys($18, $19::uuid[], $1::uuid[])
+    SELECT k.known_key, k.first_id
+    FROM (SELECT array_agg(t.key) AS keys, array_agg(t.id) AS ids
+          FROM unnest($1::boost_new_event[]) AS t WHERE t.key IS NOT NULL) AS l
+    CROSS JOIN LATERAL boost_claim_keys($9, l.keys, l.ids) AS k
 ), stored AS (
     INSERT INTO events
         (id, project_id, event_type, user_id, anonymous_id, session_id, message_id, payload, occurred_at,
          original_timestamp)
     SELECT t.id, t.project_id, t.event_type, t.user_id, t.anonymous_id, t.session_id, t.message_id, t.payload,
            coalesce(t.occurred_at, now()), t.original_timestamp
-    FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::jsonb[],
-                $9::timestamptz[], $10::timestamptz[], $19::uuid[])
-        AS t (id, project_id, event_type, user_id, anonymous_id, session_id, message_id, payload, occurred_at,
-              original_timestamp, key)
+    FROM unnest($1::boost_new_event[]) AS t
     WHERE NOT EXISTS (SELECT 1 FROM known k WHERE k.known_key = t.key)
 ), batch AS (
     INSERT INTO event_batches (id, worker_id, seq, project_ids, first_id, last_id, unsettled, due_at)
-    SELECT $11, $12, $13, $14, $11, $15, n.unsettled, now() + make_interval(secs => $17)
-    FROM (SELECT $16::int - (SELECT count(*)::int FROM known)) AS n (unsettled)
+    SELECT $2, $3, $4, $5, $2, $6, n.unsettled, now() + make_interval(secs => $8)
+    FROM (SELECT $7::int - (SELECT count(*)::int FROM known)) AS n (unsettled)
     WHERE n.unsettled > 0
     RETURNING created_at
 )
@@ -138,21 +135,30 @@ async def store_batch_across_projects(
     """
     keys = [None if event.message_id is None else message_key(event.project_id, event.message_id) for event in events]
     repeated = _repeated(keys)
-    kept = [position for position in range(len(events)) if position not in repeated] if repeated else None
-    parameters = _parameters(
-        batch_id,
-        ids if kept is None else [ids[position] for position in kept],
-        events if kept is None else [events[position] for position in kept],
-        worker_id,
-        seq,
-        stuck_after_seconds,
-    )
+    rows = [
+        (
+            event_id,
+            event.project_id,
+            event.event_type,
+            event.user_id,
+            event.anonymous_id,
+            event.session_id,
+            event.message_id,
+            event.payload,
+            event.occurred_at,
+            event.original_timestamp,
+            key,
+        )
+        for event_id, event, key in zip(ids, events, keys, strict=True)
+    ]
+    if repeated:
+        rows = [row for position, row in enumerate(rows) if position not in repeated]
+    projects = sorted({row[1] for row in rows})
+    parameters = (rows, batch_id, worker_id, seq, projects, last_of(batch_id), len(rows), stuck_after_seconds)
     if not any(keys):
         stored_at = await connection.fetchval(_STORE, *parameters)
         return StoredBatch(batch_id, stored_at, list(ids), frozenset())
-    row = await connection.fetchrow(
-        _STORE_WITH_KEYS, *parameters, GENERATION_LOCK, keys if kept is None else [keys[position] for position in kept]
-    )
+    row = await connection.fetchrow(_STORE_WITH_KEYS, *parameters, GENERATION_LOCK)
     assert row is not None
     given, duplicates = list(ids), set(repeated)
     first_ids = dict(zip(row["known_keys"] or (), row["first_ids"] or (), strict=True))
@@ -174,35 +180,6 @@ def _repeated(keys: Sequence[UUID | None]) -> dict[int, int]:
         if key is not None and (earlier := first.setdefault(key, position)) != position:
             repeated[position] = earlier
     return repeated
-
-
-def _parameters(
-    batch_id: UUID,
-    ids: Sequence[UUID],
-    events: Sequence[NewEvent],
-    worker_id: UUID,
-    seq: int,
-    stuck_after_seconds: float,
-) -> tuple[object, ...]:
-    return (
-        ids,
-        [event.project_id for event in events],
-        [event.event_type for event in events],
-        [event.user_id for event in events],
-        [event.anonymous_id for event in events],
-        [event.session_id for event in events],
-        [event.message_id for event in events],
-        [event.payload for event in events],
-        [event.occurred_at for event in events],
-        [event.original_timestamp for event in events],
-        batch_id,
-        worker_id,
-        seq,
-        sorted({event.project_id for event in events}),
-        last_of(batch_id),
-        len(ids),
-        stuck_after_seconds,
-    )
 
 
 async def swap_key_generations_across_projects(connection: Connection, idempotency_days: int) -> bool:

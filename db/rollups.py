@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from decimal import Decimal
 from functools import lru_cache
 from typing import NamedTuple
@@ -15,11 +15,8 @@ from asyncpg.pgproto.pgproto import UUID as FastUUID  # a uuid.UUID, sent as it 
 
 from db.pool import Connection
 
-#: Locks rows in the order of their keys, if any (db/migrations/sql/0008_rollup_deltas.sql).
-_ADD = """
-SELECT boost_add_counted($1::uuid[], $2::text[], $3::timestamptz[], $4::uuid[], $5::text[], $6::bigint[],
-    $7::numeric[], $8::text[], $9::text[], $10::int[], $11::int, $12::boolean)
-"""
+#: Locks rows in the order of their keys, if any (db/migrations/sql/0009_rows_in_one_list.sql).
+_ADD = "SELECT boost_add_counted($1::boost_counted[], $2::int, $3::boolean)"
 #: How many deltas are folded in one transaction.
 FOLDED_AT_ONCE = 500
 _FOLD = "SELECT boost_fold_rollups($1, $2)"
@@ -30,6 +27,7 @@ SELECT EXISTS (
 _NEWEST_CUTOVER = "SELECT boost_cutover()"
 
 Addition = tuple[int, Decimal]
+_NO_SOURCE = (None, None, None)
 
 
 class Source(NamedTuple):
@@ -63,32 +61,21 @@ def _written(dimensions: tuple[str, ...], source: Source | None) -> tuple[UUID, 
     return counter_key(dimensions, source), "{" + ",".join(quoted) + "}"
 
 
-def addition_parameters(additions: Mapping[RollupKey, Addition]) -> tuple[Sequence[object], ...]:
-    """Return the first lists of `boost_add_counted`, sorted by the primary key, texts as their bytes sort."""
-    rows = sorted(
+def addition_rows(additions: Mapping[RollupKey, Addition]) -> list[tuple[object, ...]]:
+    """Return the list of `boost_add_counted`, in any order."""
+    seconds = {start: int(start.timestamp()) for start in {key.bucket_start for key in additions}}
+    return [
         (
-            key.project_id.bytes,
-            key.metric.encode(),
-            key.bucket_start,
-            *_written(key.dimensions, key.source),
-            key,
-            *added,
+            project_id,
+            metric,
+            seconds[start],
+            *_written(dimensions, source),
+            count,
+            amount or None,
+            *(source or _NO_SOURCE),
         )
-        for key, added in additions.items()
-    )
-    sources = [row[5].source for row in rows]
-    return (
-        [row[5].project_id for row in rows],
-        [row[5].metric for row in rows],
-        [row[2] for row in rows],
-        [row[3] for row in rows],
-        [row[4] for row in rows],
-        [row[6] for row in rows],
-        [row[7] or None for row in rows],
-        [source and source.event_type for source in sources],
-        [source and source.handler for source in sources],
-        [source and source.version for source in sources],
-    )
+        for (project_id, metric, start, dimensions, source), (count, amount) in additions.items()
+    ]
 
 
 async def newest_cutover_across_projects(connection: Connection) -> int:
@@ -112,7 +99,7 @@ async def add_across_projects(
         replayed: Whether it is a replay.
     """
     if additions:
-        await connection.execute(_ADD, *addition_parameters(additions), cutover, replayed)
+        await connection.execute(_ADD, addition_rows(additions), cutover, replayed)
 
 
 async def fold_across_projects(

@@ -16,9 +16,9 @@ import asyncpg
 
 from boost_streams.event_id import BATCH_BITS, batch_of
 from db.burial import Burial, burial_parameters
-from db.end_users import Sighting, sighting_parameters
+from db.end_users import Sighting, sighting_rows
 from db.pool import Connection
-from db.rollups import Addition, RollupKey, addition_parameters
+from db.rollups import Addition, RollupKey, addition_rows
 
 # One event, by its key: no plan can go wrong. What is moved in one call is moved by _SETTLE.
 _MOVE = """
@@ -28,23 +28,17 @@ UPDATE events e SET
 WHERE e.project_id = $1 AND e.id = $2 AND e.status = 'pending' AND e.attempt = $3
 RETURNING e.id, $3::int AS attempt
 """
-# The most common case in one call, which is one transaction (db/migrations/sql/0007_replays.sql).
+# The most common case in one call, which is one transaction (db/migrations/sql/0009_rows_in_one_list.sql).
 _SETTLE = """
-SELECT boost_settle_counted($1::uuid[], $2::uuid[], $3::jsonb[], $4::uuid[], $5::int[],
-    $6::uuid[], $7::uuid[], $8::text[], $9::jsonb[], $10::jsonb[], $11::timestamptz[], $12::timestamptz[],
-    $13::timestamptz[], $14::bigint[],
-    $15::uuid[], $16::text[], $17::timestamptz[], $18::uuid[], $19::text[], $20::bigint[], $21::numeric[],
-    $22::text[], $23::text[], $24::int[], NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)
+SELECT boost_settle_rows($1::uuid[], $2::jsonb[], $3::uuid[], $4::int[], $5::uuid[], $6::int[], $7::boost_sighting[],
+    $8::boost_counted[])
 """
 # The same where some of the events failed: their dead letters are written as well.
 _SETTLE_WITH_FAILURES = """
-SELECT boost_settle_counted($1::uuid[], $2::uuid[], $3::jsonb[], $4::uuid[], $5::int[],
-    $6::uuid[], $7::uuid[], $8::text[], $9::jsonb[], $10::jsonb[], $11::timestamptz[], $12::timestamptz[],
-    $13::timestamptz[], $14::bigint[],
-    $15::uuid[], $16::text[], $17::timestamptz[], $18::uuid[], $19::text[], $20::bigint[], $21::numeric[],
-    $22::text[], $23::text[], $24::int[],
-    $25::uuid[], $26::uuid[], $27::text[], $28::text[], $29::text[], $30::text[], $31::text[], $32::int[],
-    $33::text[], $34::int[], $35::bigint[])
+SELECT boost_settle_rows($1::uuid[], $2::jsonb[], $3::uuid[], $4::int[], $5::uuid[], $6::int[], $7::boost_sighting[],
+    $8::boost_counted[],
+    $9::uuid[], $10::uuid[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::int[],
+    $17::text[], $18::int[], $19::bigint[])
 """
 _SOME_MOVED_BEFORE = "BST01"
 _TAKE_OFF_BATCHES = "SELECT boost_take_off_batches($1::uuid[], $2::int[])"
@@ -124,22 +118,33 @@ async def settle_across_projects(connection: Connection, done: FirstAttempts, bu
 
 
 def _parameters(done: FirstAttempts) -> tuple[object, ...]:
-    events = [(event_id, project_id) for project_id, ids in done.ids_of_projects.items() for event_id in ids]
-    events.sort(key=_number)
-    counts = Counter([event_id.int >> BATCH_BITS for event_id, _ in events])
+    batches: dict[int, list[UUID]] = {}
+    tenants: dict[int, list[UUID]] = {}
+    for project_id, ids in done.ids_of_projects.items():
+        for event_id in ids:
+            batch = event_id.int >> BATCH_BITS
+            if batch not in batches:
+                batches[batch], tenants[batch] = [event_id], [project_id]
+                continue
+            batches[batch].append(event_id)
+            if tenants[batch][-1] is not project_id:
+                tenants[batch].append(project_id)
+    order = sorted(batches)
+    ids_in_order = [event_id for batch in order for event_id in sorted(batches[batch], key=_number)]
     return (
-        [project_id for _, project_id in events],
-        [event_id for event_id, _ in events],
-        [done.errors.get(event_id) for event_id, _ in events] if done.errors else None,
-        [UUID(int=batch << BATCH_BITS) for batch in counts],
-        list(counts.values()),
-        *sighting_parameters(done.sightings),
-        *addition_parameters(done.additions),
+        ids_in_order,
+        [done.errors.get(event_id) for event_id in ids_in_order] if done.errors else None,
+        [UUID(int=batch << BATCH_BITS) for batch in order],
+        [len(batches[batch]) for batch in order],
+        [project_id for batch in order for project_id in tenants[batch]],
+        [len(tenants[batch]) for batch in order],
+        sighting_rows(done.sightings),
+        addition_rows(done.additions),
     )
 
 
-def _number(event: tuple[UUID, UUID]) -> int:
-    return event[0].int
+def _number(event_id: UUID) -> int:
+    return event_id.int
 
 
 def _lock_order(move: tuple[UUID, UUID, int]) -> tuple[int, int, int, int]:

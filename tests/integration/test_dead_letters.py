@@ -83,7 +83,7 @@ async def test_what_settles_well_asks_and_writes_nothing_more(database: Database
             said.clear()
             await settle_as(Settlement(lent), events, processed(Count("foos", ("a",))))
     assert len(said) == 1, said
-    assert "boost_settle_counted(" in said[0]
+    assert "boost_settle_rows(" in said[0]
     assert (await fetch(database, ANY_TABLE))[0]["n"] == 0
 
 
