@@ -91,3 +91,27 @@ async def test_adding_up_gives_way_and_comes_to_the_same() -> None:
     assert added_up == first_attempts_of(settled, slow_registry())
     assert added_up is not None
     assert len(added_up.additions) == 401
+
+
+async def test_one_list_has_a_turn_in_a_round() -> None:
+    """Lists that are worked on at once take turns; a round of the loop is no longer for that."""
+    rounds, turns = 0, []
+
+    async def count_rounds() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    async def work() -> None:
+        async for part in in_turns(list(range(4 * LOOK_EVERY))):
+            if part[0]:  # the first part of a list waits for nobody
+                turns.append(rounds)
+            for _ in part:
+                busy()
+
+    counting = asyncio.create_task(count_rounds())
+    await asyncio.gather(*(work() for _ in range(5)))
+    counting.cancel()
+    assert len(turns) == 15
+    assert len(set(turns)) == 15
