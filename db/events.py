@@ -35,10 +35,20 @@ _COLUMNS = (
     "e.payload, e.occurred_at, e.original_timestamp, e.received_at, e.settled_at, e.error"
 )
 _BY_ID = f"SELECT {_COLUMNS} FROM events e WHERE e.project_id = $1 AND e.id = $2"  # noqa: S608 - column names
+# Looks at events newest first until $7 are found, or $6 were looked at, or the span ends. Gives back what is wanted and
+# the last one looked at, not a row for each of 2,000: those took a worker half a millisecond a page, and where the heap
+# is not frozen as a worker's is, the collector came every sixty pages for 40 ms. PostgreSQL looks at one in 2.5 µs.
 _SCAN = """
-SELECT e.id, ($4::text IS NULL OR e.status = $4) AND ($5::text IS NULL OR e.event_type = $5) AS wanted
-FROM events e WHERE e.project_id = $1 AND e.id >= $2 AND e.id < $3
-ORDER BY e.id DESC LIMIT $6
+SELECT looked.id, looked.wanted, looked.number
+FROM (
+    SELECT e.id, ($4::text IS NULL OR e.status = $4) AND ($5::text IS NULL OR e.event_type = $5) AS wanted,
+        row_number() OVER newest_first AS number, lead(e.id) OVER newest_first IS NULL AS is_last
+    FROM (
+        SELECT e.id, e.status, e.event_type FROM events e WHERE e.project_id = $1 AND e.id >= $2 AND e.id < $3
+        ORDER BY e.id DESC LIMIT $6
+    ) e WINDOW newest_first AS (ORDER BY e.id DESC)
+) looked
+WHERE looked.wanted OR looked.is_last ORDER BY looked.id DESC LIMIT $7
 """
 # The bounds $3 and $4 prune partitions. The status is asked again: it may have moved on since the scan.
 _BY_IDS = f"""
@@ -155,8 +165,9 @@ async def list_events(
 ) -> EventPage:
     """List events newest first.
 
-    A page looks at `window` events at most, in the order of the primary key, so its cost is bounded whatever
-    the filter: it may hold fewer than `limit`, or none, and still have a `next_cursor`.
+    A page looks at `window` events at most, in the order of the primary key and no further than to the first
+    that it has no place for. So its cost is bounded whatever the filter: it may hold fewer than `limit`, or
+    none, and still have a `next_cursor`.
 
     Args:
         connection: A connection of `Database.for_project`.
@@ -177,10 +188,11 @@ async def list_events(
     found: list[UUID] = []
     last = before
     for low, high in _spans(before, now):
-        rows = await connection.fetch(_SCAN, project_id, low, high, wanted.status, wanted.event_type, window - scanned)
-        scanned += len(rows)
+        at_most = window - scanned, limit + 1 - len(found)
+        rows = await connection.fetch(_SCAN, project_id, low, high, wanted.status, wanted.event_type, *at_most)
         found += [row["id"] for row in rows if row["wanted"]]
-        last = rows[-1]["id"] if rows else last
+        if rows:
+            last, scanned = rows[-1]["id"], scanned + rows[-1]["number"]
         if scanned == window or len(found) > limit:
             break
     ids = found[:limit]

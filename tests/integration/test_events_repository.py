@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import itertools
+import random
 from typing import Any
 from uuid import UUID
 
@@ -135,6 +137,94 @@ async def test_full_filtered_page_goes_on_after_its_last_event(database: Databas
     pages = await all_pages(database, project.id, limit=2, wanted=EventFilter(event_type="click"), window=100)
     assert [len(one.items) for one in pages] == [2, 2, 2]
     assert ids_of(pages) == sorted(ids[::2], reverse=True)
+
+
+def expected_page(
+    newest_first: list[tuple[UUID, str, str]], *, limit: int, window: int, wanted: EventFilter, cursor: str | None
+) -> tuple[list[UUID], str | None]:
+    """Say what a page holds, and its cursor, from what was stored: each event's id, type and status."""
+    before = read_cursor(cursor) if cursor else UUID(int=(1 << 128) - 1)
+    window = limit + 1 if wanted.wants_all else max(window, limit + 1)
+    looked_at = [event for event in newest_first if event[0] < before][:window]
+    found = [
+        event_id
+        for event_id, event_type, status in looked_at
+        if wanted.event_type in (None, event_type) and wanted.status in (None, status)
+    ]
+    if len(found) > limit:
+        return found[:limit], cursor_after(found[limit - 1])
+    return found, cursor_after(looked_at[-1][0]) if len(looked_at) == window else None
+
+
+async def test_pages_are_those_that_looking_at_each_event_gives(database: Database, project: Any) -> None:
+    """Over spans of days, whatever the filter, limit and window: the same events, and the same cursors."""
+    now = dt.datetime.now(dt.UTC)
+    chance = random.Random(5)
+    stored: list[tuple[UUID, str, str]] = []
+    for days in (0, 1, 3, 20, 200):
+        await ensure_partitions(database, now=now - dt.timedelta(days=days))
+        types = chance.choices(["click", "page_view", "rare"], [5, 4, 1], k=12)
+        batch_id = UUID(int=id_at(now - dt.timedelta(days=days)).int & ~0xFFFF)
+        ids = await store(database, project.id, *types, batch_id=batch_id)
+        failed = set(chance.sample(ids, 3))
+        await settle(database, project.id, sorted(failed), "failed")
+        stored += [(i, t, "failed" if i in failed else "pending") for i, t in zip(ids, types, strict=True)]
+    stored.sort(reverse=True)
+    filters = [EventFilter(), EventFilter(event_type="click"), EventFilter(event_type="rare")]
+    filters += [EventFilter(status="failed"), EventFilter("pending", "page_view"), EventFilter(event_type="no such")]
+    for wanted, limit, window in itertools.product(filters, (1, 4, 11, 60), (2, 7, 12, 24, 60, 100)):
+        options: dict[str, Any] = {"limit": limit, "window": window, "wanted": wanted, "now": now}
+        cursor = None
+        for _ in range(len(stored) + 1):
+            one = await page(database, project.id, cursor=cursor, **options)
+            expected = expected_page(stored, limit=limit, window=window, wanted=wanted, cursor=cursor)
+            assert (ids_of([one]), one.next_cursor) == expected, (options, cursor)
+            if (cursor := one.next_cursor) is None:
+                break
+        assert cursor is None
+
+
+class Counting:
+    """A connection that counts the rows it gives back."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.rows = 0
+
+    async def fetch(self, statement: str, *arguments: Any) -> Any:
+        rows = await self._connection.fetch(statement, *arguments)
+        self.rows += len(rows)
+        return rows
+
+
+@pytest.mark.parametrize(("event_type", "items", "rows"), [("click", 5, 6 + 5), ("rare", 1, 1 + 1 + 1), ("no", 0, 1)])
+async def test_only_what_a_page_needs_leaves_the_server(
+    database: Database, project: Any, event_type: str, items: int, rows: int
+) -> None:
+    await store(database, project.id, *["page_view"] * 20, "rare", *["page_view", "click"] * 40)
+    async with database.for_project(project.id) as connection:
+        counting = Counting(connection)
+        found = await list_events(
+            counting,  # type: ignore[arg-type]
+            project.id,
+            limit=5,
+            now=dt.datetime.now(dt.UTC),
+            wanted=EventFilter(event_type=event_type),
+            window=90,
+        )
+    assert (len(found.items), counting.rows) == (items, rows)
+
+
+async def test_an_older_span_is_read_for_what_is_missing_only(database: Database, project: Any) -> None:
+    now = dt.datetime.now(dt.UTC)
+    then = now - dt.timedelta(days=10)
+    await ensure_partitions(database, now=then)
+    await store(database, project.id, *["click"] * 20, batch_id=UUID(int=id_at(then).int & ~0xFFFF))
+    await store(database, project.id, *["click"] * 3)
+    async with database.for_project(project.id) as connection:
+        counting = Counting(connection)
+        await list_events(counting, project.id, limit=5, now=now, wanted=EventFilter(event_type="click"))  # type: ignore[arg-type]
+    assert counting.rows == 3 + 3 + 5
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "AAAA", "!" * 23, "é", "\x00", cursor_after(UUID(int=5))[:-1]])

@@ -249,7 +249,9 @@ async def explain_as(role: str, month: Month, run: Callable[[Any], Awaitable[Any
         return await run(connection)
 
 
-def scan(month: Month, low: UUID, high: UUID, wanted: str | None, window: int) -> list[tuple[Any, str]]:
+def scan(
+    month: Month, low: UUID, high: UUID, wanted: str | None, window: int, enough: int = 201
+) -> list[tuple[Any, str]]:
     return [
         (month.project_id, "uuid"),
         (low, "uuid"),
@@ -257,7 +259,12 @@ def scan(month: Month, low: UUID, high: UUID, wanted: str | None, window: int) -
         (wanted, "text"),
         (None, "text"),
         (window, "bigint"),
+        (enough, "bigint"),
     ]
+
+
+def rows_read(plan: Any) -> int:
+    return round(sum(node["Actual Rows"] * node["Actual Loops"] for node in scans_of_events(plan)))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -267,8 +274,17 @@ async def test_list_reads_no_more_than_its_window_of_thirty_days(month: Month, m
     plan = await explain_as("boost_tenant", month, lambda c: explain(c, events._SCAN, everything, mode))
     assert_reads_by_key(plan, partitions=100)
     assert not [node for node in nodes(plan) if "Sort" in node["Node Type"]], json.dumps(plan, indent=1)
-    read = sum(node["Actual Rows"] * node["Actual Loops"] for node in scans_of_events(plan))
-    assert 0 < read <= window
+    assert 0 < rows_read(plan) <= window
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_list_reads_no_further_than_it_found_enough(month: Month, mode: str) -> None:
+    """One in fifty failed: five of them stand within 250 events, and one more is read to know of a last one."""
+    five = scan(month, events._OLDEST, events._NEWEST, "failed", 1_500, enough=5)
+    plan = await explain_as("boost_tenant", month, lambda c: explain(c, events._SCAN, five, mode))
+    assert_reads_by_key(plan, partitions=100)
+    assert plan["Actual Rows"] == 5
+    assert 200 < rows_read(plan) <= 251
 
 
 @pytest.mark.parametrize("mode", MODES)
