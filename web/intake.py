@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -114,20 +115,19 @@ class Intake:
         Raises:
             Overloaded: Too many bytes are waiting already; nothing was stored and `answer` is not called.
         """
-
-        def done(answers: list[Answer]) -> None:
-            self._unanswered -= len(events)
-            self.budget.give_back(submission.size)
-            answer(answers)
-
         answer_by = ANSWER_BY.get() or asyncio.get_running_loop().time() + ANSWER_SECONDS
-        submission = Submission(events, done, answer_by)
+        submission = Submission(events, functools.partial(self._answered, answer), answer_by)
         self.budget.take(submission.size)
         self._waiting.append(submission)
         self._to_answer.append(submission)
         self._unanswered += len(events)
         if not self._commits or self._waiting.full:
             self._arrived.set()
+
+    def _answered(self, answer: Callable[[list[Answer]], None], submission: Submission, answers: list[Answer]) -> None:
+        self._unanswered -= len(submission.events)
+        self.budget.give_back(submission.size)
+        answer(answers)
 
     async def drain(self, seconds: float) -> None:
         """Commit what waits and wait for messages on their way, up to a deadline."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import gc
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -23,7 +24,7 @@ from tests.support.waiting import eventually
 from web import intake as intake_module
 from web import outbox as outbox_module
 from web.intake import Intake
-from web.waiting import Accepted
+from web.waiting import Accepted, Submission
 
 
 @pytest.fixture
@@ -123,6 +124,29 @@ async def test_message_ids_survive_a_swap_of_generations(database: Database, int
         assert again.duplicate is expected_duplicate
         if expected_duplicate:
             assert again.id == first.id
+
+
+@pytest.fixture
+def no_search_for_cycles() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_search_for_cycles")
+async def test_what_is_answered_is_freed_without_a_search_for_cycles(database: Database, intake: Intake) -> None:
+    project = await make_project(database)
+    refused = NewEvent(project.id, "x", b'{"a": "\\u0000"}')
+    requests = [[NewEvent(project.id, "x", b"{}") for _ in range(10)] for _ in range(20)] + [[refused]]
+    answers = await asyncio.gather(*(intake.submit(events) for events in requests))
+    assert sum(isinstance(one, Accepted) for of_request in answers for one in of_request) == 200
+
+    def kept() -> list[Submission]:
+        kept = [one for one in gc.get_objects() if isinstance(one, Submission)]
+        return [one for one in kept if one.events[0].project_id == project.id]
+
+    await eventually(lambda: not kept())
 
 
 async def test_overload_is_answered_at_once(database: Database) -> None:
