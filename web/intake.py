@@ -20,7 +20,7 @@ import asyncpg
 import msgspec
 
 from boost_streams import metrics
-from boost_streams.errors import BoostError, Invalid, Unauthorized, Unavailable
+from boost_streams.errors import BoostError, Invalid, Unauthorized, Unavailable, without_frames
 from boost_streams.event_id import event_ids, new_batch_id
 from boost_streams.ledger import Ledger
 from boost_streams.logs import get_logger
@@ -221,12 +221,12 @@ class Intake:
             stored = await self._store(batch_id, events, seq)
         except _NothingSent as error:
             self._ledger.close(seq)
-            _answer_rest(parts, error.unavailable)
+            _answer_rest(parts, without_frames(error.unavailable))
             return
         except Unavailable as error:
             # Whether the server committed before it went away, or will, is not known: have it published if so.
             self._outbox.leave_to_sweeper(batch_id, seq, stored=False)
-            _answer_rest(parts, error)
+            _answer_rest(parts, without_frames(error))
             return
         except asyncpg.CheckViolationError as error:
             self._ledger.close(seq)
