@@ -25,7 +25,9 @@ BoostError
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
+
+_Raised = TypeVar("_Raised", bound=BaseException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,16 @@ class BoostError(Exception):
         self.message = message
         self.problems = problems
         self.retry_after = retry_after
+
+
+def without_frames(error: _Raised) -> _Raised:
+    """Take off an error what its raise left there, and return it: for one that goes on as a value, or was answered.
+
+    A frame that holds the error and is held by its traceback is a cycle: it would keep all that the frame had in hand,
+    a body of megabytes too, until Python looks for cycles, which it does seldom (`boost_streams/worker.py`).
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 class ConfigurationError(BoostError):

@@ -6,6 +6,7 @@ test that needs a real Kafka fails, instead of being skipped, where there is no 
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -137,6 +138,15 @@ async def other_project(database: Database) -> TestProject:
     from tests.support.projects import make_project
 
     return await make_project(database, "forum", organization="others")
+
+
+@pytest.fixture
+def no_search_for_cycles() -> Iterator[None]:
+    """Have Python look for no cycles of references meanwhile: what lies in one is not freed."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ import asyncpg
 import msgspec
 
 from boost_streams import metrics
-from boost_streams.errors import BoostError, Invalid, Unauthorized, Unavailable
+from boost_streams.errors import BoostError, Invalid, Unauthorized, Unavailable, without_frames
 from boost_streams.event_id import event_ids, new_batch_id
 from boost_streams.ledger import Ledger
 from boost_streams.logs import get_logger
@@ -114,20 +115,19 @@ class Intake:
         Raises:
             Overloaded: Too many bytes are waiting already; nothing was stored and `answer` is not called.
         """
-
-        def done(answers: list[Answer]) -> None:
-            self._unanswered -= len(events)
-            self.budget.give_back(submission.size)
-            answer(answers)
-
         answer_by = ANSWER_BY.get() or asyncio.get_running_loop().time() + ANSWER_SECONDS
-        submission = Submission(events, done, answer_by)
+        submission = Submission(events, functools.partial(self._answered, answer), answer_by)
         self.budget.take(submission.size)
         self._waiting.append(submission)
         self._to_answer.append(submission)
         self._unanswered += len(events)
         if not self._commits or self._waiting.full:
             self._arrived.set()
+
+    def _answered(self, answer: Callable[[list[Answer]], None], submission: Submission, answers: list[Answer]) -> None:
+        self._unanswered -= len(submission.events)
+        self.budget.give_back(submission.size)
+        answer(answers)
 
     async def drain(self, seconds: float) -> None:
         """Commit what waits and wait for messages on their way, up to a deadline."""
@@ -221,12 +221,12 @@ class Intake:
             stored = await self._store(batch_id, events, seq)
         except _NothingSent as error:
             self._ledger.close(seq)
-            _answer_rest(parts, error.unavailable)
+            _answer_rest(parts, without_frames(error.unavailable))
             return
         except Unavailable as error:
             # Whether the server committed before it went away, or will, is not known: have it published if so.
             self._outbox.leave_to_sweeper(batch_id, seq, stored=False)
-            _answer_rest(parts, error)
+            _answer_rest(parts, without_frames(error))
             return
         except asyncpg.CheckViolationError as error:
             self._ledger.close(seq)

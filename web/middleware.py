@@ -13,7 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestPayloadError
 
-from boost_streams.errors import BoostError, MalformedJson
+from boost_streams.errors import BoostError, MalformedJson, without_frames
 from boost_streams.logs import REQUEST_ID as LOGGED_REQUEST_ID
 from boost_streams.logs import frames_of, get_logger
 from db.deadline import begin_request
@@ -70,8 +70,10 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
             error.headers[REQUEST_ID_HEADER] = request_id
             raise
         response = _answer_http_exception(request, error)
+        without_frames(error)
     except Exception as error:
         response = _answer_exception(request, error)
+        without_frames(error)
     if not response.prepared:
         response.headers[REQUEST_ID_HEADER] = request_id
         services = request.app.get(SERVICES)

@@ -27,11 +27,17 @@ Answer = Accepted | BoostError
 
 
 class Submission:
-    """The events of one request, answered when the last of them is."""
+    """The events of one request, answered when the last of them is.
+
+    `done` is given the submission and must not hold it: a cycle of the two would keep the events, long after they are
+    answered, until Python looks for cycles, which it does seldom (`boost_streams/worker.py`).
+    """
 
     __slots__ = ("_answers", "_done", "_open", "answer_by", "events", "size", "sizes", "taken")
 
-    def __init__(self, events: Sequence[NewEvent], done: Callable[[list[Answer]], None], answer_by: float) -> None:
+    def __init__(
+        self, events: Sequence[NewEvent], done: Callable[[Submission, list[Answer]], None], answer_by: float
+    ) -> None:
         self.events = events
         #: The event loop's time after which nobody waits for an answer any more.
         self.answer_by = answer_by
@@ -53,7 +59,7 @@ class Submission:
         self._answers[first : first + len(answers)] = answers
         self._open -= len(answers)
         if self._open == 0:
-            self._done([given for given in self._answers if given is not None])
+            self._done(self, [given for given in self._answers if given is not None])
 
     def answer_rest(self, first: int, end: int, answer: Answer) -> None:
         """Give the same answer for the events from `first` to before `end` that have none yet."""

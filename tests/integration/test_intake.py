@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import gc
 import math
 from collections.abc import AsyncIterator
 from typing import Any
@@ -23,7 +24,7 @@ from tests.support.waiting import eventually
 from web import intake as intake_module
 from web import outbox as outbox_module
 from web.intake import Intake
-from web.waiting import Accepted
+from web.waiting import Accepted, Submission
 
 
 @pytest.fixture
@@ -35,6 +36,11 @@ async def intake(database: Database) -> AsyncIterator[Intake]:
 async def rows(database: Database, sql: str, *args: object) -> list[Any]:
     async with database.across_projects() as connection:
         return await connection.fetch(sql, *args)
+
+
+def kept_requests(project_id: UUID) -> list[Submission]:
+    kept = [one for one in gc.get_objects() if isinstance(one, Submission)]
+    return [one for one in kept if one.events[0].project_id == project_id]
 
 
 async def test_requests_that_wait_together_are_committed_together(database: Database, intake: Intake) -> None:
@@ -125,6 +131,16 @@ async def test_message_ids_survive_a_swap_of_generations(database: Database, int
             assert again.id == first.id
 
 
+@pytest.mark.usefixtures("no_search_for_cycles")
+async def test_what_is_answered_is_freed_without_a_search_for_cycles(database: Database, intake: Intake) -> None:
+    project = await make_project(database)
+    refused = NewEvent(project.id, "x", b'{"a": "\\u0000"}')
+    requests = [[NewEvent(project.id, "x", b"{}") for _ in range(10)] for _ in range(20)] + [[refused]]
+    answers = await asyncio.gather(*(intake.submit(events) for events in requests))
+    assert sum(isinstance(one, Accepted) for of_request in answers for one in of_request) == 200
+    await eventually(lambda: not kept_requests(project.id))
+
+
 async def test_overload_is_answered_at_once(database: Database) -> None:
     project = await make_project(database)
     intake = new_intake(database, most_waiting_bytes=2000)  # never started: nothing leaves the queue
@@ -156,17 +172,34 @@ async def test_ids_are_consecutive_within_a_batch(database: Database, intake: In
     assert [answer.id for answer in answers] == [UUID(int=first + n) for n in range(5)]
 
 
+@pytest.mark.usefixtures("no_search_for_cycles")
 async def test_nothing_is_kept_for_commits_that_never_reached_postgresql() -> None:
     """While the server is away every request is answered 503, and memory does not grow with them."""
     nowhere = Database("postgresql://postgres@127.0.0.1:1/none")
     intake = new_intake(nowhere)
     await intake.start()
+    project_id = uuid4()
     for _ in range(20):
-        (answer,) = await intake.submit([NewEvent(uuid4(), "x", b"{}")])
+        (answer,) = await intake.submit([NewEvent(project_id, "x", b"{}")])
         assert isinstance(answer, Unavailable)
         assert answer.retry_after is not None
     assert intake._ledger.open_count == 0
+    await eventually(lambda: not kept_requests(project_id))
     await intake.stop()
+
+
+@pytest.mark.usefixtures("no_search_for_cycles")
+async def test_nothing_is_kept_for_commits_that_broke_off(
+    database: Database, intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken_off(*_: Any, **__: Any) -> Any:
+        raise ConnectionResetError
+
+    monkeypatch.setattr(intake_module, "store_batch_across_projects", broken_off)
+    project = await make_project(database)
+    (answer,) = await intake.submit([NewEvent(project.id, "x", b"{}")])
+    assert isinstance(answer, Unavailable)
+    await eventually(lambda: not kept_requests(project.id))
 
 
 async def test_the_release_loop_survives_any_error(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import json
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -213,6 +214,20 @@ def test_what_lies_a_day_ahead_after_correction_is_not_believed(
     occurred_at, said = ClientClock.of_request(NOON, sent_at).occurred_at(timestamp)
     assert (occurred_at is None) is ahead
     assert said == (dt.datetime.fromisoformat(timestamp) if ahead else None)
+
+
+@pytest.mark.parametrize("bad", [b'{"eventType":"a\\u0000","payload":{}}', b'{"eventType":1}'])
+@pytest.mark.usefixtures("no_search_for_cycles")
+def test_a_refusal_keeps_nothing_of_the_request(bad: bytes) -> None:
+    class Terms(BatchTerms):
+        pass
+
+    terms = Terms(UUID(int=1), NOON, 65_536, 2_500)
+    kept = weakref.ref(terms)
+    _, refused = read_batch(b"[" + GOOD + b"," + bad + b"]", terms)
+    del terms
+    assert isinstance(refused, Invalid)
+    assert kept() is None
 
 
 @pytest.mark.parametrize(

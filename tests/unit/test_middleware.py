@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -233,3 +234,21 @@ async def test_an_answer_under_way_is_cut_off_not_mixed_with_another(serve: Serv
     with pytest.raises(aiohttp.ClientPayloadError):
         await answer.read()
     await eventually(lambda: log.lines)
+
+
+@pytest.mark.parametrize("error", [errors.Unavailable("x"), aiohttp.web.HTTPNotFound(), ValueError(SECRET)])
+@pytest.mark.usefixtures("log", "no_search_for_cycles")
+async def test_an_error_that_is_answered_keeps_nothing_of_the_request(serve: Serve, error: Exception) -> None:
+    class InHand:
+        pass
+
+    kept: list[weakref.ref[InHand]] = []
+
+    async def handler(_: Request) -> aiohttp.web.Response:
+        in_hand, answer = InHand(), error
+        kept.append(weakref.ref(in_hand))
+        raise answer
+
+    client = await serve(handler)
+    assert (await client.post("/thing/1")).status >= 400
+    await eventually(lambda: kept[0]() is None)

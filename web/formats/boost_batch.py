@@ -16,7 +16,15 @@ from uuid import UUID
 
 import msgspec
 
-from boost_streams.errors import BoostError, FieldProblem, Invalid, MalformedJson, RequestError, TooLarge
+from boost_streams.errors import (
+    BoostError,
+    FieldProblem,
+    Invalid,
+    MalformedJson,
+    RequestError,
+    TooLarge,
+    without_frames,
+)
 from db.intake import NewEvent
 from web.formats.boost_json import EventBody, new_event, read_event
 from web.formats.client_clock import ClientClock
@@ -111,7 +119,7 @@ def _read_all(events: list[EventBody], terms: BatchTerms, clock: ClientClock) ->
         try:
             read.append(new_event(event, terms.project_id, clock))
         except RequestError as error:
-            read.append(error)
+            read.append(without_frames(error))
     return read
 
 
@@ -121,7 +129,7 @@ def _read_each(parts: Iterable[bytes], terms: BatchTerms, clock: ClientClock) ->
         try:
             read.append(read_event(part.strip(), terms.project_id, clock, terms.max_event_bytes))
         except RequestError as error:
-            read.append(error)
+            read.append(without_frames(error))
     _check_number(len(read), terms)
     return read
 
