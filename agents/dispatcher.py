@@ -13,6 +13,7 @@ from agents.progress import ConsumerProgress
 from agents.registry import Registry
 from agents.streams import Taken, acknowledge, in_two_stages, ready_batches
 from boost_streams.errors import BrokerAway
+from boost_streams.giving_way import GivingWay
 from boost_streams.logs import get_logger
 from boost_streams.publishing import Publisher
 from boost_streams.records import EventRecord, HandlerBatch, Malformed, Newer, RawEventBatch
@@ -68,7 +69,9 @@ class Dispatcher:
         dead_letters: DeadLetters,
         progress: ConsumerProgress,
         postponing: Postponing,
+        giving_way: GivingWay | None = None,
     ) -> None:
+        self._giving_way = giving_way or GivingWay()
         self._postponing = postponing
         self._registry = registry
         self._publishers = publishers
@@ -78,7 +81,9 @@ class Dispatcher:
     async def run(self, stream: Any) -> None:
         """Forward until cancelled."""
         weight = lambda value: len(getattr(value, "events", ()))  # noqa: E731
-        batches = ready_batches(stream, self._progress, most=MOST_EVENTS, weight=weight)
+        batches = ready_batches(
+            stream, self._progress, most=MOST_EVENTS, weight=weight, rest_after=self._giving_way.rest_after
+        )
         await in_two_stages(batches, self.split, self._forward_and_acknowledge)
 
     async def split(self, taken: Sequence[Taken]) -> list[HandlerBatch]:

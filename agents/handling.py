@@ -20,6 +20,7 @@ from agents.registry import Registry
 from agents.settlement import Settlement, add_up
 from agents.streams import Taken, acknowledge, give_back, in_two_stages, ready_batches
 from boost_streams.events import Event
+from boost_streams.giving_way import GivingWay
 from boost_streams.outcomes import Failed
 from boost_streams.records import DeadLetter, Malformed, Newer
 from db.burial import Origin
@@ -49,6 +50,7 @@ class HandlerLoop:
         failing: FailingShare,
         now: Callable[[], dt.datetime],
         postponing: Postponing,
+        giving_way: GivingWay | None = None,
     ) -> None:
         self.family = family
         self._postponing = postponing
@@ -61,12 +63,15 @@ class HandlerLoop:
         self._pauses = pauses
         self._failing = failing
         self._now = now
+        self._giving_way = giving_way or GivingWay()
         self._sending: set[asyncio.Task[None]] = set()
 
     async def run(self, stream: Any) -> None:
         """Handle until cancelled."""
         weight = lambda value: len(getattr(value, "events", ()))  # noqa: E731
-        batches = ready_batches(stream, self._progress, most=MOST_EVENTS, weight=weight)
+        batches = ready_batches(
+            stream, self._progress, most=MOST_EVENTS, weight=weight, rest_after=self._giving_way.rest_after
+        )
         await in_two_stages(batches, self.handle, self._settle_and_acknowledge)
 
     async def handle(self, taken: Sequence[Taken]) -> _Handled | None:
@@ -99,6 +104,7 @@ class HandlerLoop:
         if settled:
             origins = Origins(taken)
             moved = await self._settlement.settle(self.family, settled, added_up, origins)
+            self._giving_way.settled(len(moved))
             self._notices.tell(moved)
         await acknowledge(taken, self._progress)
         if settled:

@@ -25,6 +25,8 @@ GATHER_SECONDS = 0.002
 #: From one list to the next at least so many times the time that was spent on it passes, but never more (seconds).
 PACE_FACTOR = 3.0
 LONGEST_PACE_SECONDS = 0.06
+#: The same while the worker catches up: what waited for long waits a little longer, and is done for less (seconds).
+CATCHING_UP_PACE_SECONDS = 0.2
 
 _log = get_logger(__name__)
 _Made = TypeVar("_Made")
@@ -56,11 +58,14 @@ async def ready_batches(
     most: int,
     weight: Callable[[Any], int],
     clock: Callable[[], float] = time.monotonic,
+    rest_after: Callable[[float], float] = lambda _: 0.0,
 ) -> AsyncIterator[list[Taken]]:
     """Yield lists of messages: at least one, then whatever is there, up to a total weight of about `most`.
 
     A fetch hands messages over one by one, so the rest of it is waited for. Whoever takes long over a list leaves a
     multiple of that time before the next: what each list costs is then shared by more events (docs/adr/0012).
+    `rest_after` says for how long (seconds) nothing is taken after a list that took so long; while it says so, lists
+    are taken further apart (docs/adr/0025).
     """
     stream.enable_acks = False
     inbox: asyncio.Queue[Taken | BaseException] = asyncio.Queue(maxsize=256)
@@ -75,7 +80,11 @@ async def ready_batches(
                 _take_what_is_there(inbox, batch, weight, most)
             yielded = clock()
             yield batch
-            due = yielded + min(PACE_FACTOR * (clock() - yielded), LONGEST_PACE_SECONDS)
+            spent = clock() - yielded
+            due = yielded + min(PACE_FACTOR * spent, LONGEST_PACE_SECONDS)
+            if rest := rest_after(spent):
+                due = yielded + CATCHING_UP_PACE_SECONDS
+                await asyncio.sleep(rest)
     finally:
         reader.cancel()
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import itertools
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ from uuid import UUID
 import msgspec
 
 from boost_streams.errors import BrokerAway, MessageTooLarge, Unavailable
+from boost_streams.giving_way import GivingWay
 from boost_streams.ledger import Ledger
 from boost_streams.logs import get_logger
 from boost_streams.metrics import BATCHES_PUBLISHED
@@ -93,7 +95,9 @@ class Sweeper:
         stuck_after_seconds: float,
         batch_size: int,
         progress_seconds: float = 1.0,
+        giving_way: GivingWay | None = None,
     ) -> None:
+        self._giving_way = giving_way or GivingWay()
         self._database = database
         self._publisher = publisher
         self._ledger = ledger
@@ -176,10 +180,13 @@ class Sweeper:
             partial(self._claim_retries, passed_at),
         ):
             while self._publisher.state.worth_trying:
+                began = time.monotonic()
                 claimed = await self._claim_and_publish(claim_some)
                 if not claimed:
                     break
                 published += sum(len(batch.events) for batch in claimed)
+                if rest := self._giving_way.rest_after(time.monotonic() - began):
+                    await asyncio.sleep(rest)
         if published:
             _log.info("swept", action="sweep_publish", count=published)
         return published

@@ -42,6 +42,7 @@ from agents.takeovers import Takeovers
 from boost_streams.app import create_app
 from boost_streams.broker_gate import EXIT_CONFIGURATION
 from boost_streams.errors import ConfigurationError
+from boost_streams.giving_way import GivingWay
 from boost_streams.kafka_client import mend_closed_connections
 from boost_streams.ledger import Ledger
 from boost_streams.logs import get_logger
@@ -109,6 +110,7 @@ class Worker:
             UUID(int=uuid_utils.uuid7().int), socket.gethostname(), settings.canonical_url, settings.boost_roles
         )
         self.progress = ConsumerProgress()
+        self.giving_way = GivingWay()
         hop_topics = [full_name(settings, RAW_EVENTS), *(full_name(settings, family_topic(f)) for f in FAMILIES)]
         self.hops = Hops(hop_topics[0], tuple(hop_topics[1:]), partitions_of(settings))
         self.hop_topics = frozenset(hop_topics)
@@ -137,6 +139,7 @@ class Worker:
             self.hops,
             stuck_after_seconds=settings.sweep_stuck_after_seconds,
             batch_size=settings.sweep_batch_size,
+            giving_way=self.giving_way,
         )
         self.app.before_stop.append(self.drain)
         table = live_counts_table(self.app, partitions_of(settings)) if self.consumes else None
@@ -166,6 +169,7 @@ class Worker:
             self.ledger,
             stuck_after_seconds=self.settings.sweep_stuck_after_seconds,
             most_waiting_bytes=self.settings.max_waiting_bytes,
+            giving_way=self.giving_way,
         )
         self.authenticator = Authenticator(self.database, self.redis, self.settings)
         services = WebServices(
@@ -203,6 +207,7 @@ class Worker:
             dead_letters,
             self.progress,
             postponing,
+            self.giving_way,
         )
         self._agent("dispatcher", self._topic(RAW_EVENTS, RawEventBatch), dispatcher)
         services = HandlerServices(self.settings, self.database, self.redis)
@@ -226,6 +231,7 @@ class Worker:
                 failing,
                 _now,
                 postponing,
+                self.giving_way,
             )
             self._agent(family, topic, loop)
         self.app.on_partitions_revoked.connect(self._forget_partitions)

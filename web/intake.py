@@ -22,6 +22,7 @@ import msgspec
 from boost_streams import metrics
 from boost_streams.errors import BoostError, Invalid, Unauthorized, Unavailable, without_frames
 from boost_streams.event_id import event_ids, new_batch_id
+from boost_streams.giving_way import GivingWay
 from boost_streams.ledger import Ledger
 from boost_streams.logs import get_logger
 from boost_streams.records import EventRecord, RawEventBatch
@@ -39,6 +40,8 @@ SLOW_COMMIT_SECONDS = 0.01
 _PEAK_DECAY = 0.95
 #: So many turns of the event loop bring a request from its socket to here.
 _TURNS_TO_SUBMIT = 2
+#: A turn that took so long (seconds) and brought nothing was somebody else's: what has come is not kept waiting.
+_BUSY_TURN_SECONDS = 0.0003
 #: How long one commit may take before it is given up (seconds); its requests are answered before (db/deadline.py).
 COMMIT_SECONDS = 4.0
 #: How often requests are looked for whose time is over (seconds).
@@ -69,7 +72,9 @@ class Intake:
         stuck_after_seconds: float,
         most_waiting_bytes: int,
         commits_in_flight: int = COMMITS_IN_FLIGHT,
+        giving_way: GivingWay | None = None,
     ) -> None:
+        self._giving_way = giving_way or GivingWay()
         self._database = database
         self._outbox = outbox
         self._ledger = ledger
@@ -185,7 +190,10 @@ class Intake:
         while seen < self._waiting.events < enough:
             seen = self._waiting.events
             for _ in range(_TURNS_TO_SUBMIT):
+                before, began = self._waiting.events, time.perf_counter()
                 await asyncio.sleep(0)
+                if self._waiting.events == before and time.perf_counter() - began > _BUSY_TURN_SECONDS:
+                    return
 
     def _begin(self, parts: list[Part]) -> None:
         self._slow = False
@@ -290,6 +298,7 @@ class Intake:
             start += len(part)
         metrics.EVENTS_DUPLICATE.inc(len(duplicates))
         metrics.EVENTS_ACCEPTED.inc(len(answers) - len(duplicates))
+        self._giving_way.took_in(len(answers))
 
     def _publish(self, events: Sequence[NewEvent], stored: StoredBatch, seq: int) -> None:
         if stored.committed_at is None:

@@ -15,6 +15,7 @@ import pytest
 
 from boost_streams.errors import Invalid, Overloaded, Unauthorized, Unavailable
 from boost_streams.event_id import batch_of, day_of, id_at
+from boost_streams.giving_way import GivingWay
 from db.intake import NewEvent, swap_key_generations_across_projects
 from db.pool import Database
 from db.projects import delete_project_across_projects
@@ -52,6 +53,24 @@ async def test_requests_that_wait_together_are_committed_together(database: Data
     assert sum(batch["unsettled"] for batch in batches) == 100
     assert len(batches) < 20
     assert all(any(b["first_id"] <= event_id <= b["last_id"] for b in batches) for event_id in ids)
+
+
+class _Counts(GivingWay):
+    """Notes what was taken in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken_in: list[int] = []
+
+    def took_in(self, events: int) -> None:
+        self.taken_in.append(events)
+
+
+async def test_what_was_taken_in_is_counted(database: Database) -> None:
+    project, counts = await make_project(database), _Counts()
+    async with running_intake(database, giving_way=counts) as intake:
+        await intake.submit([NewEvent(project.id, "x", b"{}")] * 3)
+    assert counts.taken_in == [3]
 
 
 async def test_a_poisoned_value_costs_its_own_request_only(database: Database, intake: Intake) -> None:

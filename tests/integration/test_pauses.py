@@ -19,6 +19,7 @@ from agents.pauses import Pauses
 from agents.postponing import Postponing
 from agents.progress import ConsumerProgress
 from boost_streams.events import Event
+from boost_streams.giving_way import GivingWay
 from boost_streams.outcomes import Outcome, failed, processed
 from boost_streams.records import EventRecord, HandlerBatch
 from db.pauses import pause_across_projects, pauses_across_projects, resume_across_projects
@@ -137,14 +138,18 @@ class _Message:
 
 
 async def test_a_bad_deploy_settles_nothing_and_what_it_gave_back_is_settled_later(
-    database: Database, worker: Worker, project: TestProject
+    database: Database, worker: Worker, project: TestProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry, care = load_registry(), _Care()
     settled: list[Settled] = []
 
     async def settle(family: str, batch: list[Settled], *_: Any) -> list[Settled]:
         settled.extend(batch)
-        return []
+        return batch
+
+    counted: list[int] = []
+    giving_way = GivingWay()
+    monkeypatch.setattr(giving_way, "settled", counted.append)
 
     loop = HandlerLoop(
         "tracking",
@@ -158,6 +163,7 @@ async def test_a_bad_deploy_settles_nothing_and_what_it_gave_back_is_settled_lat
         FailingShare("tracking", registry, limit=0.5, least=100),
         lambda: NOON,
         Postponing(database, lambda _: None),
+        giving_way,
     )
     other = await make_project(database, "another")
     events = [
@@ -185,4 +191,5 @@ async def test_a_bad_deploy_settles_nothing_and_what_it_gave_back_is_settled_lat
     for message in messages:
         await handle(message)
     assert len(settled) == 400
+    assert counted == [200, 200]
     assert worker.progress.committable(TOPIC, 0, None) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -17,6 +18,7 @@ from agents.sweeper import Hops, Sweeper, split_by_size
 from boost_streams.errors import BrokerAway
 from boost_streams.event_id import batch_of
 from boost_streams.events import Event
+from boost_streams.giving_way import GivingWay
 from boost_streams.ledger import Ledger
 from boost_streams.outcomes import Processed, TryAgain
 from boost_streams.publishing import BrokerState, Publisher
@@ -137,6 +139,33 @@ async def test_the_pause_grows_to_an_hour_and_no_event_fails(database: Database,
     assert pauses == [10, 20, 40, 60, 60, 60]
     (event,) = await execute(database, "SELECT status, attempt FROM events")
     assert (event["status"], event["attempt"]) == ("pending", 0)
+
+
+class _NotesRests(GivingWay):
+    """A worker that catches up: notes after how much work it is asked how long to rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.after: list[float] = []
+
+    def rest_after(self, seconds: float) -> float:
+        self.after.append(seconds)
+        return 0.2
+
+
+async def test_a_worker_that_catches_up_rests_after_each_claim(database: Database, broker: TestBroker) -> None:
+    project = await make_project(database)
+    for _ in range(3):
+        await store(database, project.id, "foo")
+    await make_old(database, 10)
+    notes = _NotesRests()
+    sweeper = new_sweeper(database, await broker.publisher(), batch_size=1, giving_way=notes)
+    await report_once(database)
+    async with Consumers(database):
+        started = time.monotonic()
+        assert await sweeper.sweep_stuck() == 3
+    assert len(notes.after) == 3
+    assert 0 < sum(notes.after) <= time.monotonic() - started - 3 * 0.2
 
 
 @pytest.mark.parametrize("slow_topic", [HOPS.first, HOPS.second[0]])

@@ -106,3 +106,27 @@ async def test_enough_does_not_wait(stream: _Stream, timers: list[float]) -> Non
     assert timers == []
     assert [taken.offset for taken in await anext(batches)] == [1]
     assert len(timers) == 1
+
+
+async def test_while_the_worker_catches_up_lists_are_taken_further_apart(stream: _Stream, timers: list[float]) -> None:
+    now = 0.0
+    weight = lambda value: value.weight  # noqa: E731
+    batches = ready_batches(
+        stream, ConsumerProgress(), most=10, weight=weight, clock=lambda: now, rest_after=lambda seconds: 2 * seconds
+    )
+    stream.send()
+    await anext(batches)
+    now += 0.002
+    timers.clear()
+    stream.send()
+    await anext(batches)
+    assert timers == [pytest.approx(0.004), pytest.approx(streams.CATCHING_UP_PACE_SECONDS - 0.002)]
+
+
+async def test_a_rest_holds_for_full_lists_too(stream: _Stream, timers: list[float]) -> None:
+    weight = lambda value: value.weight  # noqa: E731
+    batches = ready_batches(stream, ConsumerProgress(), most=10, weight=weight, rest_after=lambda _: 0.004)
+    for _ in range(2):
+        stream.send(weight=10)
+        await anext(batches)
+    assert timers == [0.004]
