@@ -1,6 +1,6 @@
 SET LOCAL ROLE boost_owner;
 
--- Rows that come in one list in place of a list per column (docs/adr/0028). A type never changes: connections remember it.
+-- Rows that come in one list in place of a list per column (docs/adr/0026). A type never changes: connections remember it.
 
 -- An event on its way in, and the key of its messageId.
 CREATE TYPE boost_new_event AS (
