@@ -73,6 +73,28 @@ async def test_what_was_taken_in_is_counted(database: Database) -> None:
     assert counts.taken_in == [3]
 
 
+@pytest.mark.parametrize(("long_seconds", "turns"), [(0.0, 1), (60.0, 2)])
+async def test_a_commit_does_not_wait_for_turns_that_are_long_and_bring_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch, long_seconds: float, turns: int
+) -> None:
+    """What else the event loop does keeps no request waiting that is here already."""
+    monkeypatch.setattr(intake_module, "_BUSY_TURN_SECONDS", long_seconds)
+    project, intake, seen = await make_project(database), new_intake(database), 0
+    intake.submit_then([NewEvent(project.id, "x", b"{}")], lambda _: None)
+    intake._recent_peak = 100  # so many came together lately: more are worth waiting for
+
+    async def work() -> None:
+        nonlocal seen
+        while True:
+            seen += 1
+            await asyncio.sleep(0)
+
+    working = asyncio.create_task(work())
+    await intake._gather()
+    working.cancel()
+    assert seen == turns
+
+
 async def test_a_poisoned_value_costs_its_own_request_only(database: Database, intake: Intake) -> None:
     project = await make_project(database)
     events = [NewEvent(project.id, "x", b"{}") for _ in range(20)]
