@@ -46,29 +46,29 @@ class Care:
     async def outcomes(self, taken: Sequence[Taken]) -> list[Settled]:
         """Return what became of each event of these messages; whatever goes wrong with one costs that one only."""
         careful = await self._takeovers.careful(taken)
-        here, apart = self._divide(taken, careful)
+        here, apart = self._divide(taken, careful=careful)
         settled = await outcomes(self._registry, here, self._services) if here else []
         if apart:
-            settled += await self._apart(apart, taken)
+            settled += await self._apart(apart)
         return settled
 
-    def _divide(self, taken: Sequence[Taken], careful: bool) -> tuple[list[EventRecord], list[EventRecord]]:
+    def _divide(self, taken: Sequence[Taken], *, careful: bool) -> tuple[list[EventRecord], list[EventRecord]]:
         """Return the events for this process, and those to be run apart from it."""
         records: list[EventRecord] = []
+        apart: list[EventRecord] = []
         for message in taken:
             if isinstance(message.value, HandlerBatch):
-                records += message.value.events
-        if careful:
-            return [], records
+                (apart if careful or message.value.suspect else records).extend(message.value.events)
         if not self._suspects:
-            return records, []
+            return records, apart
         now = self._clock()
         self._suspects = {name: until for name, until in self._suspects.items() if until > now}
-        apart = [one for one in records if self._registry.handler_of(one.event_type).name in self._suspects]
-        here = [one for one in records if self._registry.handler_of(one.event_type).name not in self._suspects]
+        here: list[EventRecord] = []
+        for one in records:
+            (apart if self._registry.handler_of(one.event_type).name in self._suspects else here).append(one)
         return here, apart
 
-    async def _apart(self, records: Sequence[EventRecord], taken: Sequence[Taken]) -> list[Settled]:
+    async def _apart(self, records: Sequence[EventRecord]) -> list[Settled]:
         for _ in range(_STARTS):
             try:
                 settled, killers = await self._isolated.outcomes(records)
@@ -76,10 +76,8 @@ class Care:
                 _log.error("handlers cannot be run apart", action="isolate", error=str(error))
                 await asyncio.sleep(_START_PAUSE)
                 continue
-            if killers:
-                until = self._clock() + SUSPECT_SECONDS
-                self._suspects.update((self._registry.handler_of(one.event.event_type).name, until) for one in killers)
-                self._takeovers.renew({(message.topic, message.partition) for message in taken})
+            until = self._clock() + SUSPECT_SECONDS
+            self._suspects.update((self._registry.handler_of(one.event.event_type).name, until) for one in killers)
             return settled
         # No event's fault, and waiting helps nobody: they are handled as all others are.
         return await outcomes(self._registry, records, self._services)

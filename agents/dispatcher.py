@@ -12,6 +12,7 @@ from agents.postponing import Postponing
 from agents.progress import ConsumerProgress
 from agents.registry import Registry
 from agents.streams import Taken, acknowledge, in_two_stages, ready_batches
+from agents.takeovers import Takeovers
 from boost_streams.errors import BrokerAway
 from boost_streams.giving_way import GivingWay
 from boost_streams.logs import get_logger
@@ -30,15 +31,21 @@ _LONGEST_PAUSE = 2.0
 _log = get_logger(__name__)
 
 
-def split_by_family(batches: Sequence[RawEventBatch], registry: Registry) -> list[HandlerBatch]:
-    """Return one batch per handler family, families in order of their names, events in their order."""
+def split_by_family(
+    batches: Sequence[RawEventBatch], registry: Registry, *, suspect: bool = False
+) -> list[HandlerBatch]:
+    """Return one batch per handler family, families in order of their names, events in their order.
+
+    `suspect` says that all of them are; each of the batches may say so of itself.
+    """
     by_family: dict[str, list[EventRecord]] = defaultdict(list)
     for batch in batches:
         for event in batch.events:
             by_family[registry.family_of(event.event_type)].append(event)
     first = min(batches, key=lambda batch: batch.published_at)
+    suspect = suspect or any(batch.suspect for batch in batches)
     return [
-        HandlerBatch(first.batch_id, first.committed_at, first.published_at, family, events)
+        HandlerBatch(first.batch_id, first.committed_at, first.published_at, family, events, suspect=suspect)
         for family, events in sorted(by_family.items())
     ]
 
@@ -69,10 +76,12 @@ class Dispatcher:
         dead_letters: DeadLetters,
         progress: ConsumerProgress,
         postponing: Postponing,
+        takeovers: Takeovers,
         giving_way: GivingWay | None = None,
     ) -> None:
         self._giving_way = giving_way or GivingWay()
         self._postponing = postponing
+        self._takeovers = takeovers
         self._registry = registry
         self._publishers = publishers
         self._dead_letters = dead_letters
@@ -92,8 +101,14 @@ class Dispatcher:
         for message in taken:
             if isinstance(message.value, Malformed):
                 await self._dead_letters.malformed(message.value)
+        # What a dead worker had read from here it may have forwarded and died of: it may come to any partition again.
+        suspect = await self._takeovers.careful(taken)
         readable = [message for message in taken if isinstance(message.value, RawEventBatch)]
-        return [batch for batches in together(readable) for batch in split_by_family(batches, self._registry)]
+        return [
+            batch
+            for batches in together(readable)
+            for batch in split_by_family(batches, self._registry, suspect=suspect)
+        ]
 
     async def _forward_and_acknowledge(self, taken: list[Taken], batches: list[HandlerBatch]) -> None:
         await self.forward(batches)

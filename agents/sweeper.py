@@ -228,7 +228,9 @@ class Sweeper:
 
     async def _send(self, batch: ClaimedBatch) -> None:
         for events in split_by_size(batch.events):
-            record = RawEventBatch(batch.batch_id, batch.committed_at, batch.published_at, events)
+            record = RawEventBatch(
+                batch.batch_id, batch.committed_at, batch.published_at, events, suspect=batch.suspect
+            )
             try:
                 await self._publisher.send(record)
             except MessageTooLarge as error:

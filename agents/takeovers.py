@@ -2,13 +2,13 @@
 
 Nothing is noted per batch. A worker notes once that it handles a partition (`partition_holders`) and takes the note
 back when it stops in order. Who finds the note of a worker that is dead knows that its last messages may have killed
-it, whatever the end was: a watch, the kernel, the machine. docs/adr/0015 has the trade.
+it, whatever the end was: a watch, the kernel, the machine. docs/adr/0015 has the trade. What comes again on partitions
+that nobody took over says by itself that it is suspect (docs/adr/0027).
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -23,9 +23,6 @@ from db.pool import Database
 #: Of how many events of a partition a dead worker may have had some in hand at most, and so how many are handled with
 #: care: two batches in hand, and what was acknowledged and not yet committed to Kafka.
 MOST_IN_HAND = 10_000
-#: How long the rest of the topic is handled with care as well (seconds): until batches that the dead worker published,
-#: and that nobody knows to be published, have been published again.
-LEAST_SECONDS = 30.0
 #: The longest pause while PostgreSQL is away (seconds).
 _LONGEST_PAUSE = 2.0
 
@@ -41,10 +38,7 @@ class _Suspicion:
 
 
 class Takeovers:
-    """What this worker took over from dead ones.
-
-    `assigned` says which partitions are this worker's, `clock` gives seconds.
-    """
+    """What this worker took over from dead ones. `assigned` says which partitions are this worker's."""
 
     def __init__(
         self,
@@ -52,22 +46,18 @@ class Takeovers:
         worker_id: UUID,
         progress: ConsumerProgress,
         assigned: Callable[[], Collection[Partition]],
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._worker_id = worker_id
         self._progress = progress
         self._assigned = assigned
-        self._clock = clock
         self._held: set[Partition] = set()
         self._suspicions: dict[Partition, _Suspicion] = {}
-        self._careful_until: dict[str, float] = {}
 
     async def careful(self, taken: Sequence[Taken]) -> bool:
         """Tell whether these messages of one topic are to be handled with care, waiting for PostgreSQL if need be.
 
-        They are while any partition of the topic may hold what a worker died of, and for `LEAST_SECONDS` at least:
-        what was not known to be published comes again, on any partition.
+        They are while any partition of the topic may hold what a worker died of.
         """
         topic = taken[0].topic
         partitions = {(topic, message.partition) for message in taken}
@@ -76,20 +66,12 @@ class Takeovers:
         if self._suspicions:
             for partition in [one for one in self._suspicions if one[0] == topic]:
                 await self._look(partition, [message for message in taken if message.partition == partition[1]])
-        return self._careful_until.get(topic, 0.0) > self._clock() or any(one[0] == topic for one in self._suspicions)
-
-    def renew(self, partitions: Collection[Partition]) -> None:
-        """Say that an event of these partitions has just killed a process: others may follow."""
-        self._suspicions.update((partition, _Suspicion()) for partition in partitions)
-        self._be_careful(partitions)
+        return any(one[0] == topic for one in self._suspicions)
 
     def forget(self) -> None:
         """Ask again about every partition: they are being assigned anew."""
         self._held.clear()
         self._suspicions.clear()
-
-    def _be_careful(self, partitions: Collection[Partition]) -> None:
-        self._careful_until.update((topic, self._clock() + LEAST_SECONDS) for topic, _ in partitions)
 
     async def _take_over(self, topic: str, partitions: Collection[Partition]) -> None:
         """Note that this worker has all partitions of a topic that are assigned to it, and see who had them before."""
@@ -107,7 +89,6 @@ class Takeovers:
         self._held |= partitions
         self._suspicions.update((partition, _Suspicion()) for partition in suspects)
         if suspects:
-            self._be_careful(suspects)
             _log.warning(
                 "a worker died with messages in hand; events are handled one at a time for a while",
                 action="take_over",

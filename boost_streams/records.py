@@ -49,7 +49,8 @@ class RawEventBatch(msgspec.Struct, frozen=True, gc=False):
     """What was committed together: one message on `raw-events`.
 
     `published_at` is the database's time of the claim that led to this publish; consumers' progress is
-    measured against it. `batch_id` names the `event_batches` row that owns the events of attempt 0.
+    measured against it. `batch_id` names the `event_batches` row that owns the events of attempt 0. `suspect`: a worker
+    died that had it on its way, and an event of it may be why.
     """
 
     batch_id: UUID
@@ -57,12 +58,14 @@ class RawEventBatch(msgspec.Struct, frozen=True, gc=False):
     published_at: dt.datetime
     events: list[EventRecord]
     schema_version: int = SCHEMA_VERSION
+    suspect: bool = False
 
 
 class HandlerBatch(msgspec.Struct, frozen=True, gc=False):
     """The events that one handler family takes, of a batch or of several that were there together.
 
-    One message on that family's topic. `batch_id` and the times are those of the batch that was published first.
+    One message on that family's topic. `batch_id` and the times are those of the batch that was published first;
+    it is `suspect` when any of them is, or when the dispatcher had it from a partition of a worker that died.
     """
 
     batch_id: UUID
@@ -71,6 +74,7 @@ class HandlerBatch(msgspec.Struct, frozen=True, gc=False):
     handler: str
     events: list[EventRecord]
     schema_version: int = SCHEMA_VERSION
+    suspect: bool = False
 
 
 class SettledCount(msgspec.Struct, frozen=True):

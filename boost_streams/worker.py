@@ -207,6 +207,7 @@ class Worker:
             dead_letters,
             self.progress,
             postponing,
+            self.takeovers,
             self.giving_way,
         )
         self._agent("dispatcher", self._topic(RAW_EVENTS, RawEventBatch), dispatcher)

@@ -40,7 +40,7 @@ UPDATE event_batches SET
     due_at = now() + make_interval(secs => least($2 * power(2, least(publish_count, 20)), $3)),
     last_published_at = now(), publish_count = publish_count + 1, worker_id = $4, seq = $5
 WHERE id = ANY($1::uuid[])
-RETURNING id, project_ids, first_id, last_id, created_at, last_published_at
+RETURNING id, project_ids, first_id, last_id, created_at, last_published_at, suspect
 """
 _PENDING_OF_BATCH = f"""
 SELECT {_COLUMNS} FROM events e
@@ -89,7 +89,7 @@ UPDATE event_retries r SET
     last_published_at = now(), publish_count = r.publish_count + 1, worker_id = $5, seq = $6
 FROM unnest($1::uuid[], $2::uuid[]) AS t (project_id, event_id)
 WHERE r.project_id = t.project_id AND r.event_id = t.event_id
-RETURNING r.project_id, r.event_id, r.attempt, r.last_published_at, r.asked_attempt, r.trying_since
+RETURNING r.project_id, r.event_id, r.attempt, r.last_published_at, r.asked_attempt, r.trying_since, r.suspect
 """
 # OFFSET 0 keeps the list outside and the look-up by key inside, whatever plan is cached.
 _PENDING_OF_RETRIES = f"""
@@ -130,12 +130,16 @@ FROM event_batches
 
 @dataclass(frozen=True, slots=True)
 class ClaimedBatch:
-    """A batch that this worker is about to publish, with its events that are still pending."""
+    """A batch that this worker is about to publish, with its events that are still pending.
+
+    `suspect`: a worker that died had it on its way, and may have died of an event of it.
+    """
 
     batch_id: UUID
     committed_at: dt.datetime
     published_at: dt.datetime
     events: list[EventRecord]
+    suspect: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +197,7 @@ async def with_their_events_across_projects(connection: Connection, rows: Sequen
         records = [record_of_row(event) for event in pending]
         if not records:
             await reconcile_batch_across_projects(connection, row["id"])
-        claimed.append(ClaimedBatch(row["id"], row["created_at"], row["last_published_at"], records))
+        claimed.append(ClaimedBatch(row["id"], row["created_at"], row["last_published_at"], records, row["suspect"]))
     return claimed
 
 
@@ -244,7 +248,7 @@ async def _claimed_retries(connection: Connection, rows: Sequence[Any]) -> Claim
             _DROP_RETRIES, [projects[n] for n in gone], [ids[n] for n in gone], [attempts[n] for n in gone]
         )
     published_at = rows[0]["last_published_at"]
-    return ClaimedBatch(min(ids), published_at, published_at, records)
+    return ClaimedBatch(min(ids), published_at, published_at, records, any(row["suspect"] for row in rows))
 
 
 async def release_batches_across_projects(connection: Connection, batch_ids: Sequence[UUID]) -> set[UUID]:

@@ -26,13 +26,14 @@ RETURNING id, published_seq
 _RELEASE_BATCHES_OF_WORKER = """
 WITH orphans AS (
     SELECT id FROM event_batches WHERE worker_id = $1 AND seq > $2 ORDER BY id FOR UPDATE)
-UPDATE event_batches b SET last_published_at = NULL, due_at = now() FROM orphans o WHERE b.id = o.id
+UPDATE event_batches b SET last_published_at = NULL, due_at = now(), suspect = b.suspect OR $3
+FROM orphans o WHERE b.id = o.id
 """
 _RELEASE_RETRIES_OF_WORKER = """
 WITH orphans AS (
     SELECT project_id, event_id FROM event_retries WHERE worker_id = $1 AND seq > $2
     ORDER BY project_id, event_id FOR UPDATE)
-UPDATE event_retries r SET last_published_at = NULL, due_at = now() FROM orphans o
+UPDATE event_retries r SET last_published_at = NULL, due_at = now(), suspect = r.suspect OR $3 FROM orphans o
 WHERE r.project_id = o.project_id AND r.event_id = o.event_id
 """
 _WITH_AGENTS = """
@@ -85,7 +86,9 @@ async def worker_with_agents_across_projects(connection: Connection) -> str | No
 
 
 async def bury_dead_workers_across_projects(connection: Connection) -> dict[UUID, int]:
-    """Remove workers whose heartbeat stopped and release what they left unpublished.
+    """Remove workers whose heartbeat stopped and release what they left unpublished, marked as suspect.
+
+    What a worker was not known to have published may have been handled by itself, and be what it died of.
 
     Returns:
         The number of batches and retries released, by worker.
@@ -94,7 +97,7 @@ async def bury_dead_workers_across_projects(connection: Connection) -> dict[UUID
     async with connection.transaction():
         for row in await connection.fetch(_BURY, DEAD_AFTER_SECONDS):
             tags = [
-                await connection.execute(statement, row["id"], row["published_seq"])
+                await connection.execute(statement, row["id"], row["published_seq"], True)
                 for statement in (_RELEASE_BATCHES_OF_WORKER, _RELEASE_RETRIES_OF_WORKER)
             ]
             released[row["id"]] = sum(int(tag.rpartition(" ")[2]) for tag in tags)
@@ -105,8 +108,8 @@ async def leave_across_projects(connection: Connection, worker_id: UUID, publish
     """Take a worker that stops off the list, releasing what it could not account for."""
     async with connection.transaction():
         await connection.execute(_FORGET, worker_id)
-        await connection.execute(_RELEASE_BATCHES_OF_WORKER, worker_id, published_seq)
-        await connection.execute(_RELEASE_RETRIES_OF_WORKER, worker_id, published_seq)
+        await connection.execute(_RELEASE_BATCHES_OF_WORKER, worker_id, published_seq, False)
+        await connection.execute(_RELEASE_RETRIES_OF_WORKER, worker_id, published_seq, False)
 
 
 async def record_progress_across_projects(

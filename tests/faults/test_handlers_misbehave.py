@@ -311,12 +311,28 @@ async def test_the_worker_beside_it_takes_over_and_survives(
     pair: list[WorkerProcess], database: Database, project: TestProject, how: str
 ) -> None:
     (killer,) = await send(pair[0], project, [how])
+    if how == "loop":
+        await bury_before_kafka_notices(pair, database)
     await all_settled(database)
     failed = await errors(database)
     assert {event_id: error["code"] for event_id, error in failed.items()} == {killer: "handler_killed"}
     assert await counted(database, "misbehaved") == NEIGHBOURS
     ends = [worker.process.poll() for worker in pair if worker.process]
     assert sorted(end is None for end in ends) == [False, True]
+
+
+async def bury_before_kafka_notices(pair: list[WorkerProcess], database: Database) -> None:
+    """Have all that the dead worker published go out again, to partitions of the living one too (docs/adr/0027)."""
+
+    def dead() -> WorkerProcess | None:
+        return next((one for one in pair if one.process and one.process.poll() is not None), None)
+
+    one = await eventually(dead, deadline=20)
+    async with database.across_projects() as connection:
+        tag = await connection.execute(
+            "UPDATE workers SET heartbeat_at = now() - interval '1 minute', published_seq = 0 WHERE url = $1", one.url
+        )
+    assert tag == "UPDATE 1"
 
 
 @pytest.mark.kafka

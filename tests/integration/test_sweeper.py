@@ -28,6 +28,7 @@ from db.workers import (
     DEAD_AFTER_SECONDS,
     bury_dead_workers_across_projects,
     heartbeat_across_projects,
+    leave_across_projects,
     record_progress_across_projects,
 )
 from tests.support.broker import TestBroker, running_broker, topic_on_kafka
@@ -305,6 +306,42 @@ async def test_what_a_dead_worker_left_is_released(database: Database, broker: T
     assert await sweeper.sweep_unpublished() == 1
     (batch,) = await broker.batches()
     assert [event.id for event in batch.events] == ids
+    assert batch.suspect
+
+
+async def test_what_a_dead_worker_left_stays_suspect_until_it_is_settled(
+    database: Database, broker: TestBroker
+) -> None:
+    """Batches and retries; whoever publishes them next, and however often, nobody knows that they are harmless."""
+    project = await make_project(database)
+    await store(database, project.id, "foo")
+    (row,) = await execute(database, "SELECT * FROM events")
+    await store(database, project.id, "bar")
+    await Settlement(database).settle("default", [Settled(Event.of_record(record_of_row(row)), TryAgain("away", 0))])
+    await execute(database, "UPDATE event_retries SET worker_id = $1, seq = 1, last_published_at = now()", WORKER)
+    async with database.across_projects() as connection:
+        await heartbeat_across_projects(connection, WORKER, "host", "http://host", ["web"], 0)
+        await connection.execute("UPDATE workers SET heartbeat_at = now() - interval '1 minute'")
+        assert await bury_dead_workers_across_projects(connection) == {WORKER: 2}
+    publisher = await broker.publisher()
+    for _ in range(2):
+        assert await new_sweeper(database, publisher).sweep_unpublished() == 2
+        await execute(database, "UPDATE event_batches SET last_published_at = NULL, due_at = now()")
+        await execute(database, "UPDATE event_retries SET last_published_at = NULL, due_at = now()")
+    batches = await broker.batches()
+    assert sorted(event.event_type for batch in batches for event in batch.events) == ["bar", "bar", "foo", "foo"]
+    assert all(batch.suspect for batch in batches)
+
+
+async def test_what_a_worker_left_that_stopped_in_order_is_not_suspect(database: Database, broker: TestBroker) -> None:
+    project = await make_project(database)
+    await store(database, project.id, "foo")
+    async with database.across_projects() as connection:
+        await heartbeat_across_projects(connection, WORKER, "host", "http://host", ["web"], 0)
+        await leave_across_projects(connection, WORKER, 0)
+    assert await new_sweeper(database, await broker.publisher()).sweep_unpublished() == 1
+    (batch,) = await broker.batches()
+    assert not batch.suspect
 
 
 async def test_what_a_dead_worker_had_published_stays(database: Database) -> None:

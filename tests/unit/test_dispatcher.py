@@ -8,23 +8,25 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+import pytest
 
 from agents import dispatcher
-from agents.dispatcher import split_by_family, together
+from agents.dispatcher import Dispatcher, split_by_family, together
 from agents.handlers import load_registry
+from agents.progress import ConsumerProgress
 from boost_streams.records import EventRecord, RawEventBatch
 
 NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 REGISTRY = load_registry()
 
 
-def batch(number: int, *types: str) -> RawEventBatch:
+def batch(number: int, *types: str, suspect: bool = False) -> RawEventBatch:
     when = NOON + dt.timedelta(seconds=number)
     events = [
         EventRecord(UUID(int=number * 100 + n), UUID(int=1), event_type, when, when, msgspec.Raw(b"{}"))
         for n, event_type in enumerate(types)
     ]
-    return RawEventBatch(UUID(int=number), when, when, events)
+    return RawEventBatch(UUID(int=number), when, when, events, suspect=suspect)
 
 
 def message(value: RawEventBatch, size: int = 100) -> Any:
@@ -51,3 +53,39 @@ def test_what_is_there_together_travels_together_within_bounds(monkeypatch: Any)
     groups = list(together([message(one, size) for one, size in zip(batches, sizes, strict=True)]))
     assert [[one.batch_id.int for one in group] for group in groups] == [[0, 1], [2], [3], [4], [5]]
     assert list(together([])) == []
+
+
+def test_what_is_forwarded_is_suspect_when_any_of_it_is() -> None:
+    assert [one.suspect for one in split_by_family([batch(1, "click", "x"), batch(2, "click")], REGISTRY)] == [
+        False
+    ] * 2
+    some = [batch(1, "click", "x"), batch(2, "click", suspect=True), batch(3, "x")]
+    assert [one.suspect for one in split_by_family(some, REGISTRY)] == [True] * 2
+
+
+@pytest.mark.parametrize("careful", [False, True])
+async def test_what_a_dead_worker_had_read_is_forwarded_as_suspect(careful: bool) -> None:
+    """It may have forwarded it and died of it: it comes again on partitions of workers that took over none of its."""
+    asked: list[Any] = []
+
+    async def is_careful(taken: Any) -> bool:
+        asked.append(taken)
+        return careful
+
+    async def postpone(newer: Any) -> None:
+        assert newer == []
+
+    some = [message(batch(1, "click")), message(batch(2, "x"))]
+    dispatcher = Dispatcher(
+        REGISTRY,
+        {},
+        None,  # type: ignore[arg-type]
+        ConsumerProgress(),
+        SimpleNamespace(postpone=postpone),  # type: ignore[arg-type]
+        SimpleNamespace(careful=is_careful),  # type: ignore[arg-type]
+    )
+    assert [(one.handler, one.suspect) for one in await dispatcher.split(some)] == [
+        ("default", careful),
+        ("tracking", careful),
+    ]
+    assert asked == [some]
