@@ -334,6 +334,16 @@ async def bury_before_kafka_notices(pair: list[WorkerProcess], database: Databas
         )
     assert tag == "UPDATE 1"
 
+    async def buried() -> bool:
+        async with database.across_projects() as connection:
+            return not await connection.fetchval("SELECT count(*) FROM workers WHERE url = $1", one.url)
+
+    await eventually(buried, deadline=20)
+    for _ in range(6):  # a copy goes to any partition: one of them to the living worker's
+        await asyncio.sleep(0.5)
+        async with database.across_projects() as connection:
+            await connection.execute("UPDATE event_batches SET last_published_at = NULL, due_at = now()")
+
 
 @pytest.mark.kafka
 async def test_a_pause_outlives_rebalances_and_stops_nobody(
