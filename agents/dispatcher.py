@@ -16,6 +16,7 @@ from agents.takeovers import Takeovers
 from boost_streams.errors import BrokerAway
 from boost_streams.giving_way import GivingWay
 from boost_streams.logs import get_logger
+from boost_streams.pace import Pace
 from boost_streams.publishing import Publisher
 from boost_streams.records import EventRecord, HandlerBatch, Malformed, Newer, RawEventBatch
 
@@ -78,8 +79,10 @@ class Dispatcher:
         postponing: Postponing,
         takeovers: Takeovers,
         giving_way: GivingWay | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._giving_way = giving_way or GivingWay()
+        self._pace = pace or Pace()
         self._postponing = postponing
         self._takeovers = takeovers
         self._registry = registry
@@ -91,7 +94,12 @@ class Dispatcher:
         """Forward until cancelled."""
         weight = lambda value: len(getattr(value, "events", ()))  # noqa: E731
         batches = ready_batches(
-            stream, self._progress, most=MOST_EVENTS, weight=weight, rest_after=self._giving_way.rest_after
+            stream,
+            self._progress,
+            most=MOST_EVENTS,
+            weight=weight,
+            apart=self._pace.between_lists,
+            rest_after=self._giving_way.rest_after,
         )
         await in_two_stages(batches, self.split, self._forward_and_acknowledge)
 

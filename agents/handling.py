@@ -22,6 +22,7 @@ from agents.streams import Taken, acknowledge, give_back, in_two_stages, ready_b
 from boost_streams.events import Event
 from boost_streams.giving_way import GivingWay
 from boost_streams.outcomes import Failed
+from boost_streams.pace import Pace
 from boost_streams.records import DeadLetter, Malformed, Newer
 from db.burial import Origin
 from db.settlement import FirstAttempts
@@ -51,6 +52,7 @@ class HandlerLoop:
         now: Callable[[], dt.datetime],
         postponing: Postponing,
         giving_way: GivingWay | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.family = family
         self._postponing = postponing
@@ -64,13 +66,19 @@ class HandlerLoop:
         self._failing = failing
         self._now = now
         self._giving_way = giving_way or GivingWay()
+        self._pace = pace or Pace()
         self._sending: set[asyncio.Task[None]] = set()
 
     async def run(self, stream: Any) -> None:
         """Handle until cancelled."""
         weight = lambda value: len(getattr(value, "events", ()))  # noqa: E731
         batches = ready_batches(
-            stream, self._progress, most=MOST_EVENTS, weight=weight, rest_after=self._giving_way.rest_after
+            stream,
+            self._progress,
+            most=MOST_EVENTS,
+            weight=weight,
+            apart=self._pace.between_lists,
+            rest_after=self._giving_way.rest_after,
         )
         await in_two_stages(batches, self.handle, self._settle_and_acknowledge)
 

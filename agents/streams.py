@@ -8,8 +8,10 @@ with (FAUST.md, "Acks and loss").
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -22,11 +24,11 @@ EXIT_UNACKNOWLEDGED = 75
 
 #: How long the rest of a fetch is waited for (seconds).
 GATHER_SECONDS = 0.002
-#: From one list to the next at least so many times the time that was spent on it passes, but never more (seconds).
-PACE_FACTOR = 3.0
-LONGEST_PACE_SECONDS = 0.06
-#: The same while the worker catches up: what waited for long waits a little longer, and is done for less (seconds).
+#: How far apart lists are taken while the worker catches up (seconds): what waited for long waits a little longer, and
+#: is done for less.
 CATCHING_UP_PACE_SECONDS = 0.2
+#: How many messages may wait to be taken.
+MOST_WAITING = 256
 
 _log = get_logger(__name__)
 _Made = TypeVar("_Made")
@@ -58,56 +60,96 @@ async def ready_batches(
     most: int,
     weight: Callable[[Any], int],
     clock: Callable[[], float] = time.monotonic,
+    apart: Callable[[], float] = lambda: 0.0,
     rest_after: Callable[[float], float] = lambda _: 0.0,
 ) -> AsyncIterator[list[Taken]]:
     """Yield lists of messages: at least one, then whatever is there, up to a total weight of about `most`.
 
-    A fetch hands messages over one by one, so the rest of it is waited for. Whoever takes long over a list leaves a
-    multiple of that time before the next: what each list costs is then shared by more events (docs/adr/0012).
-    `rest_after` says for how long (seconds) nothing is taken after a list that took so long; while it says so, lists
-    are taken further apart (docs/adr/0025).
+    A fetch hands messages over one by one, so the rest of it is waited for. `apart` says how long after one list the
+    next is taken (seconds), unless it is full before: what each list costs is then shared by more events
+    (docs/adr/0012). `rest_after` says for how long nothing is taken after a list that took so long (both in seconds);
+    while it says so, lists are taken further apart (docs/adr/0025).
     """
     stream.enable_acks = False
-    inbox: asyncio.Queue[Taken | BaseException] = asyncio.Queue(maxsize=256)
+    inbox = _Inbox(weight, most)
     reader = asyncio.create_task(_read(stream, inbox, progress))
     due = clock()
     try:
         while True:
-            batch = [_taken(await inbox.get())]
-            total = _take_what_is_there(inbox, batch, weight, most)
-            if total < most:
-                await asyncio.sleep(max(GATHER_SECONDS, due - clock()))
-                _take_what_is_there(inbox, batch, weight, most)
+            await inbox.wait_for_one()
+            if not inbox.enough.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(GATHER_SECONDS, due - clock())):
+                        await inbox.enough.wait()
             yielded = clock()
-            yield batch
-            spent = clock() - yielded
-            due = yielded + min(PACE_FACTOR * spent, LONGEST_PACE_SECONDS)
-            if rest := rest_after(spent):
+            yield inbox.take()
+            due = yielded + apart()
+            if rest := rest_after(clock() - yielded):
                 due = yielded + CATCHING_UP_PACE_SECONDS
                 await asyncio.sleep(rest)
     finally:
         reader.cancel()
 
 
-def _take_what_is_there(
-    inbox: asyncio.Queue[Taken | BaseException], batch: list[Taken], weight: Callable[[Any], int], most: int
-) -> int:
-    """Add messages to a batch until it weighs `most` or none is left; return what it weighs."""
-    total = sum(weight(taken.value) for taken in batch)
-    while total < most and not inbox.empty():
-        taken = _taken(inbox.get_nowait())
-        batch.append(taken)
-        total += weight(taken.value)
-    return total
+class _Inbox:
+    """What was read and is not taken yet; `enough` is set while that is a full list, or all that it may hold."""
+
+    def __init__(self, weight: Callable[[Any], int], most: int) -> None:
+        self._weight = weight
+        self._most = most
+        self._messages: deque[Taken] = deque()
+        self._total = 0
+        self._error: BaseException | None = None
+        self._any = asyncio.Event()
+        self._room = asyncio.Event()
+        self.enough = asyncio.Event()
+        self._look()
+
+    async def put(self, message: Taken) -> None:
+        """Add a message, when there is room."""
+        await self._room.wait()
+        self._messages.append(message)
+        self._total += self._weight(message.value)
+        self._look()
+
+    def fail(self, error: BaseException) -> None:
+        """Let whoever takes next have this error, behind the messages that came before it."""
+        self._error = error
+        self._look()
+
+    async def wait_for_one(self) -> None:
+        """Wait until there is something to take."""
+        await self._any.wait()
+
+    def take(self) -> list[Taken]:
+        """Return messages until they weigh as much as a full list, or none is left; at least one."""
+        if not self._messages and self._error is not None:
+            raise self._error
+        batch: list[Taken] = []
+        total = 0
+        while self._messages and total < self._most:
+            batch.append(self._messages.popleft())
+            total += self._weight(batch[-1].value)
+        self._total -= total
+        self._look()
+        return batch
+
+    def _look(self) -> None:
+        failed = self._error is not None
+        full = len(self._messages) >= MOST_WAITING
+        _set(self._any, bool(self._messages) or failed)
+        _set(self._room, not full)
+        _set(self.enough, self._total >= self._most or full or failed)
 
 
-def _taken(item: Taken | BaseException) -> Taken:
-    if isinstance(item, BaseException):
-        raise item
-    return item
+def _set(event: asyncio.Event, on: bool) -> None:
+    if on:
+        event.set()
+    else:
+        event.clear()
 
 
-async def _read(stream: Any, inbox: asyncio.Queue[Taken | BaseException], progress: ConsumerProgress) -> None:
+async def _read(stream: Any, inbox: _Inbox, progress: ConsumerProgress) -> None:
     try:
         async for event in stream.events():
             if progress.closed:
@@ -119,7 +161,7 @@ async def _read(stream: Any, inbox: asyncio.Queue[Taken | BaseException], progre
     except asyncio.CancelledError:
         raise
     except BaseException as error:
-        await inbox.put(error)
+        inbox.fail(error)
 
 
 async def acknowledge(taken: list[Taken], progress: ConsumerProgress) -> None:

@@ -6,6 +6,7 @@ On the topics that a batch passes through, `AcknowledgedConsumer` commits what o
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from typing import Any, Protocol
 
@@ -30,6 +31,13 @@ class Committable(Protocol):
         """Tell whether nothing is to be fetched of a topic."""
 
 
+class Paced(Protocol):
+    """Knows how far apart fetches are to be."""
+
+    def between_fetches(self) -> float:
+        """Return how long after one fetch the next begins at the earliest (seconds)."""
+
+
 class FetchingThread(driver.AIOKafkaConsumerThread):
     """Runs a consumer whose fetches do not wait for long."""
 
@@ -46,7 +54,9 @@ class AcknowledgedConsumer(driver.Consumer):
 
     topics: Collection[str] = ()
     progress: Committable | None = None
+    pace: Paced | None = None
     fetch_wait_ms = FETCH_WAIT_MS
+    _fetch_due = 0.0
 
     def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
         return FetchingThread(self, loop=self.loop, beacon=self.beacon)
@@ -62,6 +72,7 @@ class AcknowledgedConsumer(driver.Consumer):
 
     async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
         """Fetch from the partitions whose topics are not paused: what nobody takes would block all the others."""
+        await self._wait_for_more()
         if self.progress is None or not active_partitions:
             return await super()._getmany(active_partitions, timeout)
         fetched = {tp for tp in active_partitions if not self.progress.holds(tp.topic)}
@@ -69,6 +80,16 @@ class AcknowledgedConsumer(driver.Consumer):
             await self.sleep(timeout)
             return {}
         return await super()._getmany(fetched, timeout)
+
+    async def _wait_for_more(self) -> None:
+        """Leave the time between two fetches that the pace asks for: each costs the worker and the broker something."""
+        if self.pace is None:
+            return
+        now = time.monotonic()
+        if (wait := self._fetch_due - now) > 0:
+            await self.sleep(wait)
+            now += wait
+        self._fetch_due = now + self.pace.between_fetches()
 
     def verify_event_path(self, now: float, tp: Any) -> None:
         """Say what seems stuck; a topic that is paused only waits."""
@@ -87,10 +108,10 @@ class EmbeddedConsumer(AcknowledgedConsumer):
 
 
 def use_acknowledged_commits(
-    app: faust.App, progress: Committable, topics: Collection[str], *, embedded_broker: bool
+    app: faust.App, progress: Committable, topics: Collection[str], pace: Paced, *, embedded_broker: bool
 ) -> None:
-    """Let an app commit on these topics what `progress` says; call it before the app starts."""
+    """Let an app commit on these topics what `progress` says, and fetch at a pace; call it before the app starts."""
     base = EmbeddedConsumer if embedded_broker else AcknowledgedConsumer
-    consumer = type(base.__name__, (base,), {"progress": progress, "topics": frozenset(topics)})
+    consumer = type(base.__name__, (base,), {"progress": progress, "topics": frozenset(topics), "pace": pace})
     transport = type("Transport", (driver.Transport,), {"Consumer": consumer})
     app.transport = transport(app.conf.broker_consumer, app)

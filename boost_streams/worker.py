@@ -46,6 +46,7 @@ from boost_streams.giving_way import GivingWay
 from boost_streams.kafka_client import mend_closed_connections
 from boost_streams.ledger import Ledger
 from boost_streams.logs import get_logger
+from boost_streams.pace import Pace
 from boost_streams.publishing import Publisher
 from boost_streams.records import DeadLetter, HandlerBatch, RawEventBatch, SettledDeltas
 from boost_streams.schema import RecordSchema
@@ -111,10 +112,13 @@ class Worker:
         )
         self.progress = ConsumerProgress()
         self.giving_way = GivingWay()
+        self.pace = Pace()
         hop_topics = [full_name(settings, RAW_EVENTS), *(full_name(settings, family_topic(f)) for f in FAMILIES)]
         self.hops = Hops(hop_topics[0], tuple(hop_topics[1:]), partitions_of(settings))
         self.hop_topics = frozenset(hop_topics)
-        use_acknowledged_commits(self.app, self.progress, hop_topics, embedded_broker=settings.boost_embedded_broker)
+        use_acknowledged_commits(
+            self.app, self.progress, hop_topics, self.pace, embedded_broker=settings.boost_embedded_broker
+        )
         self.positions = ConsumerPositions(
             self.app, self.progress, hop_topics, lambda: self.app.broker_state.worth_trying
         )
@@ -209,6 +213,7 @@ class Worker:
             postponing,
             self.takeovers,
             self.giving_way,
+            self.pace,
         )
         self._agent("dispatcher", self._topic(RAW_EVENTS, RawEventBatch), dispatcher)
         services = HandlerServices(self.settings, self.database, self.redis)
@@ -233,6 +238,7 @@ class Worker:
                 _now,
                 postponing,
                 self.giving_way,
+                self.pace,
             )
             self._agent(family, topic, loop)
         self.app.on_partitions_revoked.connect(self._forget_partitions)

@@ -1,0 +1,49 @@
+"""A worker with time to spare takes what comes at once; the busier it is, the further apart it takes it."""
+
+from __future__ import annotations
+
+import pytest
+
+from boost_streams.pace import BUSY_SHARE, FETCHES_APART_SECONDS, IDLE_SHARE, LISTS_APART_SECONDS, WINDOW_SECONDS, Pace
+
+
+class _Process:
+    """A process that is busy for some share of its time."""
+
+    def __init__(self) -> None:
+        self.now = self.cpu = 100.0
+        self.pace = Pace(lambda: self.now, lambda: self.cpu)
+
+    def goes_on(self, share: float, seconds: float = WINDOW_SECONDS) -> None:
+        self.now += seconds
+        self.cpu += share * seconds
+
+
+@pytest.mark.parametrize(
+    ("share", "stretch"),
+    [
+        (0.0, 0.0),
+        (IDLE_SHARE, 0.0),
+        ((IDLE_SHARE + BUSY_SHARE) / 2, 0.5),
+        (BUSY_SHARE, 1.0),
+        (1.4, 1.0),
+    ],
+)
+def test_it_follows_the_share_of_time_that_is_spent(share: float, stretch: float) -> None:
+    process = _Process()
+    process.goes_on(share)
+    assert process.pace.between_lists() == pytest.approx(stretch * LISTS_APART_SECONDS)
+    assert process.pace.between_fetches() == pytest.approx(stretch * FETCHES_APART_SECONDS)
+
+
+def test_it_is_measured_window_by_window() -> None:
+    process = _Process()
+    assert process.pace.between_lists() == 0.0
+    process.goes_on(1.0, WINDOW_SECONDS / 2)
+    assert process.pace.between_lists() == 0.0
+    process.goes_on(1.0, WINDOW_SECONDS / 2)
+    assert process.pace.between_lists() == LISTS_APART_SECONDS
+    process.goes_on(0.0, WINDOW_SECONDS / 2)
+    assert process.pace.between_lists() == LISTS_APART_SECONDS
+    process.goes_on(0.0, WINDOW_SECONDS / 2)
+    assert process.pace.between_lists() == 0.0
