@@ -8,6 +8,9 @@ from collections.abc import Callable
 #: Up to which share of its time a worker takes what comes at once, and from which on as far apart as it may.
 IDLE_SHARE = 0.25
 BUSY_SHARE = 0.65
+#: The same for how many events it settles a second: a worker of few events has no need to let them come together.
+FEW_PER_SECOND = 750.0
+MANY_PER_SECOND = 2000.0
 #: How far apart lists are taken, and fetches begun, by a worker that is busy (seconds).
 LISTS_APART_SECONDS = 0.12
 FETCHES_APART_SECONDS = 0.05
@@ -18,13 +21,18 @@ WINDOW_SECONDS = 0.25
 class Pace:
     """Measures how much of its time a worker is busy; says how far apart it takes its work.
 
+    `settled_per_second` says how many events it settles.
     What a fetch, a list and its settlement cost is shared by all events in it. A worker that has time to spare settles
     what comes at once; one that has none lets more come together, and so settles more.
     """
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, cpu_clock: Callable[[], float] = time.process_time
+        self,
+        settled_per_second: Callable[[], float] = lambda: 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        cpu_clock: Callable[[], float] = time.process_time,
     ) -> None:
+        self._settled_per_second = settled_per_second
         self._clock = clock
         self._cpu_clock = cpu_clock
         self._began = clock()
@@ -40,11 +48,16 @@ class Pace:
         return self._now() * FETCHES_APART_SECONDS
 
     def _now(self) -> float:
-        """Return where the worker stands between idle (0) and busy (1)."""
+        """Return where the worker stands between one that has time to spare (0) and one that has none (1)."""
         now = self._clock()
         if now - self._began >= WINDOW_SECONDS:
             cpu = self._cpu_clock()
-            share = (cpu - self._cpu_began) / (now - self._began)
-            self._stretch = min(1.0, max(0.0, (share - IDLE_SHARE) / (BUSY_SHARE - IDLE_SHARE)))
+            busy = _between(IDLE_SHARE, (cpu - self._cpu_began) / (now - self._began), BUSY_SHARE)
+            self._stretch = busy * _between(FEW_PER_SECOND, self._settled_per_second(), MANY_PER_SECOND)
             self._began, self._cpu_began = now, cpu
         return self._stretch
+
+
+def _between(low: float, value: float, high: float) -> float:
+    """Return where a value stands between two others: 0 up to the lower one, 1 from the higher one on."""
+    return min(1.0, max(0.0, (value - low) / (high - low)))

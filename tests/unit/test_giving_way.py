@@ -57,3 +57,11 @@ def test_no_rest_is_longer_than_the_longest() -> None:
     worker = _Worker()
     worker.window(1, 5_000)
     assert worker.giving_way.rest_after(60.0) == LONGEST_REST_SECONDS
+
+
+def test_it_knows_how_many_events_a_second_were_settled() -> None:
+    worker = _Worker()
+    worker.window(10, 500)
+    assert worker.giving_way.settled_per_second() == pytest.approx(500 / WINDOW_SECONDS)
+    worker.now += 2 * WINDOW_SECONDS
+    assert worker.giving_way.settled_per_second() == 0.0

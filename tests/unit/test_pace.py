@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from boost_streams.pace import BUSY_SHARE, FETCHES_APART_SECONDS, IDLE_SHARE, LISTS_APART_SECONDS, WINDOW_SECONDS, Pace
+from boost_streams.pace import (
+    BUSY_SHARE,
+    FETCHES_APART_SECONDS,
+    FEW_PER_SECOND,
+    IDLE_SHARE,
+    LISTS_APART_SECONDS,
+    MANY_PER_SECOND,
+    WINDOW_SECONDS,
+    Pace,
+)
 
 
 class _Process:
@@ -12,7 +21,8 @@ class _Process:
 
     def __init__(self) -> None:
         self.now = self.cpu = 100.0
-        self.pace = Pace(lambda: self.now, lambda: self.cpu)
+        self.rate = 2 * MANY_PER_SECOND
+        self.pace = Pace(lambda: self.rate, lambda: self.now, lambda: self.cpu)
 
     def goes_on(self, share: float, seconds: float = WINDOW_SECONDS) -> None:
         self.now += seconds
@@ -47,3 +57,19 @@ def test_it_is_measured_window_by_window() -> None:
     assert process.pace.between_lists() == LISTS_APART_SECONDS
     process.goes_on(0.0, WINDOW_SECONDS / 2)
     assert process.pace.between_lists() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("rate", "stretch"),
+    [
+        (0.0, 0.0),
+        (FEW_PER_SECOND, 0.0),
+        ((FEW_PER_SECOND + MANY_PER_SECOND) / 2, 0.5),
+        (MANY_PER_SECOND, 1.0),
+    ],
+)
+def test_few_events_do_not_wait_however_busy_the_worker_is(rate: float, stretch: float) -> None:
+    process = _Process()
+    process.rate = rate
+    process.goes_on(1.0)
+    assert process.pace.between_lists() == pytest.approx(stretch * LISTS_APART_SECONDS)
