@@ -40,15 +40,33 @@ _WANTED = (
 )
 _BY_ID = f"SELECT {_COLUMNS} FROM dead_letters d WHERE d.project_id = $1 AND d.id = $2"  # noqa: S608 - column names
 _BY_IDS = f"SELECT {_COLUMNS} FROM dead_letters d WHERE d.project_id = $1 AND d.id = ANY($2::uuid[])"  # noqa: S608
+# These look at letters until $10 are found, or $9 were looked at. They give back what is wanted and the last one looked
+# at, with its number, not a row for each.
 _NEWEST_FIRST = f"""
-SELECT d.id, d.last_failed_at, {_WANTED} AS wanted FROM dead_letters d
-WHERE d.project_id = $1 AND (d.last_failed_at, d.id) < ($6::timestamptz, $7::uuid) AND d.last_failed_at >= $8
-ORDER BY d.last_failed_at DESC, d.id DESC LIMIT $9
+SELECT looked.id, looked.last_failed_at, looked.wanted, looked.number
+FROM (
+    SELECT d.id, d.last_failed_at, {_WANTED} AS wanted, row_number() OVER newest_first AS number,
+        lead(d.id) OVER newest_first IS NULL AS is_last
+    FROM (
+        SELECT d.* FROM dead_letters d
+        WHERE d.project_id = $1 AND (d.last_failed_at, d.id) < ($6::timestamptz, $7::uuid) AND d.last_failed_at >= $8
+        ORDER BY d.last_failed_at DESC, d.id DESC LIMIT $9
+    ) d WINDOW newest_first AS (ORDER BY d.last_failed_at DESC, d.id DESC)
+) looked
+WHERE looked.wanted OR looked.is_last ORDER BY looked.last_failed_at DESC, looked.id DESC LIMIT $10
 """  # noqa: S608 - only conditions of our own are put in
 _OLDEST_FIRST = f"""
-SELECT d.id, d.last_failed_at, {_WANTED} AS wanted FROM dead_letters d
-WHERE d.project_id = $1 AND (d.last_failed_at, d.id) > ($6::timestamptz, $7::uuid) AND d.last_failed_at < $8
-ORDER BY d.last_failed_at, d.id LIMIT $9
+SELECT looked.id, looked.last_failed_at, looked.wanted, looked.number
+FROM (
+    SELECT d.id, d.last_failed_at, {_WANTED} AS wanted, row_number() OVER oldest_first AS number,
+        lead(d.id) OVER oldest_first IS NULL AS is_last
+    FROM (
+        SELECT d.* FROM dead_letters d
+        WHERE d.project_id = $1 AND (d.last_failed_at, d.id) > ($6::timestamptz, $7::uuid) AND d.last_failed_at < $8
+        ORDER BY d.last_failed_at, d.id LIMIT $9
+    ) d WINDOW oldest_first AS (ORDER BY d.last_failed_at, d.id)
+) looked
+WHERE looked.wanted OR looked.is_last ORDER BY looked.last_failed_at, looked.id LIMIT $10
 """  # noqa: S608 - only conditions of our own are put in
 _COUNT = f"""
 SELECT count(*) FROM dead_letters d
@@ -161,13 +179,13 @@ async def list_letters(
     if cursor is not None:
         time, letter_id = read_cursor(cursor, times=1)
     rows = await connection.fetch(
-        _NEWEST_FIRST, project_id, *wanted._wanted, time, letter_id, wanted.since or _BEGINNING, window
+        _NEWEST_FIRST, project_id, *wanted._wanted, time, letter_id, wanted.since or _BEGINNING, window, limit + 1
     )
     found = [row for row in rows if row["wanted"]]
     items = await _by_ids(connection, project_id, [row["id"] for row in found[:limit]])
     if len(found) > limit:
         return LetterPage(items, _cursor_of(found[limit - 1]))
-    return LetterPage(items, _cursor_of(rows[-1]) if len(rows) == window else None)
+    return LetterPage(items, _cursor_of(rows[-1]) if _looked_at(rows) == window else None)
 
 
 async def _by_ids(connection: Connection, project_id: UUID, ids: list[UUID]) -> list[StoredLetter]:
@@ -175,6 +193,11 @@ async def _by_ids(connection: Connection, project_id: UUID, ids: list[UUID]) -> 
         return []
     found = {row["id"]: row for row in await connection.fetch(_BY_IDS, project_id, ids)}
     return [stored_letter(found[letter_id]) for letter_id in ids if letter_id in found]
+
+
+def _looked_at(rows: Sequence[Any]) -> int:
+    """Return how many letters were looked at to find these."""
+    return int(rows[-1]["number"]) if rows else 0
 
 
 def _cursor_of(row: Any) -> str:
@@ -218,14 +241,9 @@ async def next_piece(
     else:
         time, until, letter_id = wanted.since or _BEGINNING, await connection.fetchval(_NOW), _OLDEST_ID
     until = min(until, wanted.until or _END)
-    rows = await connection.fetch(_OLDEST_FIRST, project_id, *wanted._wanted, time, letter_id, until, window)
-    ids: list[UUID] = []
-    for row in rows:
-        if row["wanted"]:
-            ids.append(row["id"])
-        if len(ids) == most:
-            return Piece(ids, write_cursor(row["id"], row["last_failed_at"], until))
-    more = len(rows) == window
+    rows = await connection.fetch(_OLDEST_FIRST, project_id, *wanted._wanted, time, letter_id, until, window, most)
+    ids = [row["id"] for row in rows if row["wanted"]]
+    more = len(ids) == most or _looked_at(rows) == window
     return Piece(ids, write_cursor(rows[-1]["id"], rows[-1]["last_failed_at"], until) if more else None)
 
 

@@ -329,8 +329,8 @@ async def many_letters(database: Database, project: Any, other_project: Any) -> 
 async def test_letters_are_read_in_the_order_of_their_index(many_letters: Month, mode: str) -> None:
     since, until = letter_bounds(many_letters)
     project = (many_letters.project_id, "uuid")
-    newest = [project, *FILTER, until, (events._OLDEST, "uuid"), since, (500, "bigint")]
-    oldest = [project, *FILTER, since, (events._OLDEST, "uuid"), until, (500, "bigint")]
+    newest = [project, *FILTER, until, (events._OLDEST, "uuid"), since, (500, "bigint"), (50, "bigint")]
+    oldest = [project, *FILTER, since, (events._OLDEST, "uuid"), until, (500, "bigint"), (50, "bigint")]
     for statement, arguments in ((dead_letters._NEWEST_FIRST, newest), (dead_letters._OLDEST_FIRST, oldest)):
         run = lambda c, s=statement, a=arguments: explain(c, s, a, mode)  # noqa: E731
         plan = await explain_as("boost_tenant", many_letters, run)
