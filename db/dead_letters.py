@@ -40,34 +40,31 @@ _WANTED = (
 )
 _BY_ID = f"SELECT {_COLUMNS} FROM dead_letters d WHERE d.project_id = $1 AND d.id = $2"  # noqa: S608 - column names
 _BY_IDS = f"SELECT {_COLUMNS} FROM dead_letters d WHERE d.project_id = $1 AND d.id = ANY($2::uuid[])"  # noqa: S608
-# These look at letters until $10 are found, or $9 were looked at. They give back what is wanted and the last one looked
-# at, with its number, not a row for each.
-_NEWEST_FIRST = f"""
+
+
+def _looking(bounds: str, order: str) -> str:
+    """Return a statement that looks at letters in an order until $10 are found, or $9 were looked at.
+
+    It gives back what is wanted and the last one looked at, with its number, not a row for each.
+    """
+    return f"""
 SELECT looked.id, looked.last_failed_at, looked.wanted, looked.number
 FROM (
-    SELECT d.id, d.last_failed_at, {_WANTED} AS wanted, row_number() OVER newest_first AS number,
-        lead(d.id) OVER newest_first IS NULL AS is_last
-    FROM (
-        SELECT d.* FROM dead_letters d
-        WHERE d.project_id = $1 AND (d.last_failed_at, d.id) < ($6::timestamptz, $7::uuid) AND d.last_failed_at >= $8
-        ORDER BY d.last_failed_at DESC, d.id DESC LIMIT $9
-    ) d WINDOW newest_first AS (ORDER BY d.last_failed_at DESC, d.id DESC)
+    SELECT d.id, d.last_failed_at, {_WANTED} AS wanted, row_number() OVER in_order AS number,
+        lead(d.id) OVER in_order IS NULL AS is_last
+    FROM (SELECT d.* FROM dead_letters d WHERE d.project_id = $1 AND {bounds} ORDER BY {order} LIMIT $9) d
+    WINDOW in_order AS (ORDER BY {order})
 ) looked
-WHERE looked.wanted OR looked.is_last ORDER BY looked.last_failed_at DESC, looked.id DESC LIMIT $10
+WHERE looked.wanted OR looked.is_last ORDER BY {order} LIMIT $10
 """  # noqa: S608 - only conditions of our own are put in
-_OLDEST_FIRST = f"""
-SELECT looked.id, looked.last_failed_at, looked.wanted, looked.number
-FROM (
-    SELECT d.id, d.last_failed_at, {_WANTED} AS wanted, row_number() OVER oldest_first AS number,
-        lead(d.id) OVER oldest_first IS NULL AS is_last
-    FROM (
-        SELECT d.* FROM dead_letters d
-        WHERE d.project_id = $1 AND (d.last_failed_at, d.id) > ($6::timestamptz, $7::uuid) AND d.last_failed_at < $8
-        ORDER BY d.last_failed_at, d.id LIMIT $9
-    ) d WINDOW oldest_first AS (ORDER BY d.last_failed_at, d.id)
-) looked
-WHERE looked.wanted OR looked.is_last ORDER BY looked.last_failed_at, looked.id LIMIT $10
-"""  # noqa: S608 - only conditions of our own are put in
+
+
+_NEWEST_FIRST = _looking(
+    "(d.last_failed_at, d.id) < ($6::timestamptz, $7::uuid) AND d.last_failed_at >= $8", "last_failed_at DESC, id DESC"
+)
+_OLDEST_FIRST = _looking(
+    "(d.last_failed_at, d.id) > ($6::timestamptz, $7::uuid) AND d.last_failed_at < $8", "last_failed_at, id"
+)
 _COUNT = f"""
 SELECT count(*) FROM dead_letters d
 WHERE d.project_id = $1 AND {_WANTED} AND d.last_failed_at >= $6 AND d.last_failed_at < $7

@@ -343,8 +343,15 @@ async def bury_before_kafka_notices(pair: list[WorkerProcess], database: Databas
             return not await connection.fetchval("SELECT count(*) FROM workers WHERE id = $1", worker_id)
 
     await eventually(buried, deadline=20)
-    for _ in range(6):  # a copy goes to any partition: one of them to the living worker's
-        await asyncio.sleep(0.5)
+
+    async def published() -> bool:
+        async with database.across_projects() as connection:
+            return not await connection.fetchval(
+                "SELECT count(*) FROM event_batches WHERE id = ANY($1::uuid[]) AND last_published_at IS NULL", left
+            )
+
+    for _ in range(4):  # a copy goes to any partition: one of them to the living worker's
+        await eventually(published, deadline=20)
         async with database.across_projects() as connection:
             await connection.execute(
                 "UPDATE event_batches SET last_published_at = NULL, due_at = now() WHERE id = ANY($1::uuid[])", left
