@@ -25,12 +25,12 @@ class GivingWay:
         self._began = clock()
         self._taken_in = self._settled = 0
         self._catching_up = False
-        self._settled_per_second = 0.0
+        self._events_per_second = 0.0
 
-    def settled_per_second(self) -> float:
-        """Return how many events a second were settled of late."""
+    def events_per_second(self) -> float:
+        """Return how many events a second were taken in or settled of late, whichever were more."""
         self._look()
-        return self._settled_per_second
+        return self._events_per_second
 
     def took_in(self, events: int) -> None:
         """Count events that were accepted."""
@@ -52,5 +52,5 @@ class GivingWay:
         if now - self._began < WINDOW_SECONDS:
             return
         self._catching_up = 0 < CATCHING_UP * self._taken_in < self._settled
-        self._settled_per_second = self._settled / (now - self._began)
+        self._events_per_second = max(self._taken_in, self._settled) / (now - self._began)
         self._began, self._taken_in, self._settled = now, 0, 0

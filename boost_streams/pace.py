@@ -1,4 +1,4 @@
-"""How far apart a worker fetches and takes its lists: the busier it is, the further (docs/adr/0012)."""
+"""How far apart a worker fetches, takes its lists and sends: the busier it is, the further (docs/adr/0012)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Callable
 #: Up to which share of its time a worker takes what comes at once, and from which on as far apart as it may.
 IDLE_SHARE = 0.25
 BUSY_SHARE = 0.65
-#: The same for how many events it settles a second: a worker of few events has no need to let them come together.
+#: The same for how many events it takes in or settles a second: a worker of few events has no need to let them come together.
 FEW_PER_SECOND = 750.0
 MANY_PER_SECOND = 2000.0
-#: How far apart lists are taken, and fetches begun, by a worker that is busy (seconds).
+#: How far apart lists are taken, fetches begun and messages sent by a worker that is busy (seconds).
 LISTS_APART_SECONDS = 0.12
 FETCHES_APART_SECONDS = 0.05
+SENDS_APART_SECONDS = float(__import__("os").environ.get("BOOSTX_SENDS", "0.05"))
 #: Over how long it is measured how busy the worker is (seconds).
 WINDOW_SECONDS = 0.25
 
@@ -21,18 +22,18 @@ WINDOW_SECONDS = 0.25
 class Pace:
     """Measures how much of its time a worker is busy; says how far apart it takes its work.
 
-    `settled_per_second` says how many events it settles.
-    What a fetch, a list and its settlement cost is shared by all events in it. A worker that has time to spare settles
-    what comes at once; one that has none lets more come together, and so settles more.
+    `events_per_second` says how many events it takes in or settles.
+    What a request to the broker, a list and its settlement cost is shared by all events in it. A worker that has time to
+    spare sends and settles what comes at once; one that has none lets more come together, and so settles more.
     """
 
     def __init__(
         self,
-        settled_per_second: Callable[[], float] = lambda: 0.0,
+        events_per_second: Callable[[], float] = lambda: 0.0,
         clock: Callable[[], float] = time.monotonic,
         cpu_clock: Callable[[], float] = time.process_time,
     ) -> None:
-        self._settled_per_second = settled_per_second
+        self._events_per_second = events_per_second
         self._clock = clock
         self._cpu_clock = cpu_clock
         self._began = clock()
@@ -47,13 +48,17 @@ class Pace:
         """Return how long after one fetch the next begins at the earliest (seconds)."""
         return self._now() * FETCHES_APART_SECONDS
 
+    def between_sends(self) -> float:
+        """Return how long after messages were sent the next are sent at the earliest (seconds)."""
+        return self._now() * SENDS_APART_SECONDS
+
     def _now(self) -> float:
         """Return where the worker stands between one that has time to spare (0) and one that has none (1)."""
         now = self._clock()
         if now - self._began >= WINDOW_SECONDS:
             cpu = self._cpu_clock()
             busy = _between(IDLE_SHARE, (cpu - self._cpu_began) / (now - self._began), BUSY_SHARE)
-            self._stretch = busy * _between(FEW_PER_SECOND, self._settled_per_second(), MANY_PER_SECOND)
+            self._stretch = busy * _between(FEW_PER_SECOND, self._events_per_second(), MANY_PER_SECOND)
             self._began, self._cpu_began = now, cpu
         return self._stretch
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -73,7 +74,11 @@ def producer_options(settings: Settings) -> dict[str, Any]:
 
 
 class RecordProducer(Service):
-    """Sends messages; starts behind the broker's gate, stops when all that send have stopped."""
+    """Sends messages; starts behind the broker's gate, stops when all that send have stopped.
+
+    `between_sends` says how long after one hand-over to librdkafka the next one comes at the earliest (seconds): what
+    is sent meanwhile goes together, in one request.
+    """
 
     logger = _log
 
@@ -83,6 +88,9 @@ class RecordProducer(Service):
         self._producer: Producer | None = None
         self._awaited = 0
         self._poll_handle: asyncio.TimerHandle | None = None
+        self.between_sends: Callable[[], float] = lambda: 0.0
+        self._held: list[Callable[[], None]] = []
+        self._handed_over = 0.0
 
     async def on_start(self) -> None:
         """Make the client; it connects by itself."""
@@ -105,22 +113,40 @@ class RecordProducer(Service):
         """Send a message; the future is done when every in-sync replica has it.
 
         Raises:
-            MessageTooLarge: It is larger than a message may be. The future may raise it as well.
-            BrokerAway: The producer does not run, or too much waits for the broker; the future: it was not taken.
+            BrokerAway: The producer does not run. The future raises it too, when the message was not taken or too much
+                waits for the broker, and MessageTooLarge.
         """
         if self._producer is None:
             raise BrokerAway("the producer is not running")
-        delivered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        try:
-            self._producer.produce(topic, value, key, on_delivery=functools.partial(self._delivered, delivered))
-        except BufferError as error:
-            raise BrokerAway(f"too many messages wait for the broker: {error}") from error
-        except KafkaException as error:
-            raise _named(error.args[0]) from error
+        loop = asyncio.get_running_loop()
+        delivered: asyncio.Future[None] = loop.create_future()
+        produce = functools.partial(self._producer.produce, topic, value, key)
         self._awaited += 1
         if self._awaited == 1:
             self._poll_in(POLL_SECONDS)
+        wait = self._handed_over + self.between_sends() - time.monotonic()
+        if not self._held and wait <= 0:
+            self._handed_over = time.monotonic()
+            self._hand_over(produce, delivered)
+        else:
+            if not self._held:
+                loop.call_later(wait, self._hand_over_held)
+            self._held.append(functools.partial(self._hand_over, produce, delivered))
         return delivered
+
+    def _hand_over_held(self) -> None:
+        held, self._held = self._held, []
+        self._handed_over = time.monotonic()
+        for hand_over in held:
+            hand_over()
+
+    def _hand_over(self, produce: Callable[..., None], delivered: asyncio.Future[None]) -> None:
+        try:
+            produce(on_delivery=functools.partial(self._delivered, delivered))
+        except (BufferError, KafkaException) as error:
+            self._awaited -= 1
+            if not delivered.done():
+                delivered.set_exception(_refusal(error))
 
     def _delivered(self, delivered: asyncio.Future[None], error: KafkaError | None, _: Any) -> None:
         self._awaited -= 1
@@ -157,6 +183,12 @@ class OutgoingTopic:
             MessageTooLarge, BrokerAway: As `RecordProducer.send` says.
         """
         return self._producer.send(self._name, self._codec.encode(value), key)
+
+
+def _refusal(error: BufferError | KafkaException) -> MessageTooLarge | BrokerAway:
+    if isinstance(error, BufferError):
+        return BrokerAway(f"too many messages wait for the broker: {error}")
+    return _named(error.args[0])
 
 
 def _named(error: KafkaError) -> MessageTooLarge | BrokerAway:

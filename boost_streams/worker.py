@@ -112,7 +112,8 @@ class Worker:
         )
         self.progress = ConsumerProgress()
         self.giving_way = GivingWay()
-        self.pace = Pace(self.giving_way.settled_per_second)
+        self.pace = Pace(self.giving_way.events_per_second)
+        self.app.records.between_sends = self.pace.between_sends
         hop_topics = [full_name(settings, RAW_EVENTS), *(full_name(settings, family_topic(f)) for f in FAMILIES)]
         self.hops = Hops(hop_topics[0], tuple(hop_topics[1:]), partitions_of(settings))
         self.hop_topics = frozenset(hop_topics)

@@ -1,11 +1,12 @@
 """Moves events on: the status change, the batch's count and the retries, inside the caller's transaction.
 
-Locks are taken in one order by every settlement: events (by batch, project, id), batches, retries, dead letters, end
-users, rollups; each list sorted.
+Locks are taken in one order by every settlement: events (by project and id; on servers before PostgreSQL 17 by batch,
+project and id), batches, retries, dead letters, end users, rollups; each list sorted.
 """
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ UPDATE events e SET
 WHERE e.project_id = $1 AND e.id = $2 AND e.status = 'pending' AND e.attempt = $3
 RETURNING e.id, $3::int AS attempt
 """
-# The most common case in one call, which is one transaction (db/migrations/sql/0009_rows_in_one_list.sql).
+# The most common case in one call, which is one transaction (db/migrations/sql/0011_settle_in_one_statement.sql).
 _SETTLE = """
 SELECT boost_settle_rows($1::uuid[], $2::jsonb[], $3::uuid[], $4::int[], $5::uuid[], $6::int[], $7::boost_sighting[],
     $8::boost_counted[])
@@ -41,6 +42,8 @@ SELECT boost_settle_rows($1::uuid[], $2::jsonb[], $3::uuid[], $4::int[], $5::uui
     $17::text[], $18::int[], $19::bigint[])
 """
 _SOME_MOVED_BEFORE = "BST01"
+#: From this release of PostgreSQL on `_SETTLE` moves its events in one scan, in the order of their primary key.
+_IN_ONE_SCAN = 17
 _TAKE_OFF_BATCHES = "SELECT boost_take_off_batches($1::uuid[], $2::int[])"
 _DROP_RETRIES = """
 WITH locked AS (
@@ -147,10 +150,12 @@ def _number(event_id: UUID) -> int:
     return event_id.int
 
 
-def _lock_order(move: tuple[UUID, UUID, int]) -> tuple[int, int, int, int]:
+def _lock_order(major: int, move: tuple[UUID, UUID, int]) -> tuple[int, int, int, int]:
+    """Return the place of a move in the order in which the server's release has events locked."""
     event_id, project_id, attempt = move
     number = event_id.int
-    return number >> BATCH_BITS, project_id.int, number, attempt
+    batch = 0 if major >= _IN_ONE_SCAN else number >> BATCH_BITS
+    return batch, project_id.int, number, attempt
 
 
 async def move_events_across_projects(connection: Connection, moves: Iterable[Move], cutover: int = 0) -> Moved:
@@ -161,7 +166,8 @@ async def move_events_across_projects(connection: Connection, moves: Iterable[Mo
     """
     # Messages of several attempts at an event may come together: at most one of them is at the attempt where it stands.
     distinct = {(m.event_id, m.project_id, m.attempt): m for m in moves}
-    ordered = [distinct[move] for move in sorted(distinct, key=_lock_order)]
+    lock_order = functools.partial(_lock_order, connection.get_server_version().major)
+    ordered = [distinct[move] for move in sorted(distinct, key=lock_order)]
     rows = await connection.fetchmany(
         _MOVE,
         [

@@ -76,6 +76,9 @@ class _Cuttable:
     def transaction(self) -> _Transaction:
         return _Transaction(self._scissors, self._connection)
 
+    def get_server_version(self) -> Any:
+        return self._connection.get_server_version()
+
     def __getattr__(self, name: str) -> Any:
         if name not in {"execute", "fetch", "fetchrow", "fetchval", "fetchmany"}:
             raise AttributeError(name)
