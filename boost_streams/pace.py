@@ -8,13 +8,13 @@ from collections.abc import Callable
 #: Up to which share of its time a worker takes what comes at once, and from which on as far apart as it may.
 IDLE_SHARE = 0.25
 BUSY_SHARE = 0.65
-#: The same for how many events it takes in or settles a second: a worker of few events has no need to let them come together.
+#: The same for how many events it takes in or settles a second: few of them have no need to come together.
 FEW_PER_SECOND = 750.0
 MANY_PER_SECOND = 2000.0
 #: How far apart lists are taken, fetches begun and messages sent by a worker that is busy (seconds).
 LISTS_APART_SECONDS = 0.12
 FETCHES_APART_SECONDS = 0.05
-SENDS_APART_SECONDS = float(__import__("os").environ.get("BOOSTX_SENDS", "0.05"))
+SENDS_APART_SECONDS = 0.05
 #: Over how long it is measured how busy the worker is (seconds).
 WINDOW_SECONDS = 0.25
 
@@ -23,8 +23,8 @@ class Pace:
     """Measures how much of its time a worker is busy; says how far apart it takes its work.
 
     `events_per_second` says how many events it takes in or settles.
-    What a request to the broker, a list and its settlement cost is shared by all events in it. A worker that has time to
-    spare sends and settles what comes at once; one that has none lets more come together, and so settles more.
+    What a request to the broker, a list and its settlement cost is shared by all events in it. A worker that has time
+    to spare sends and settles what comes at once; one that has none lets more come together, and so settles more.
     """
 
     def __init__(

@@ -1,14 +1,15 @@
 """How many events a deployment settles while it takes them, without falling behind.
 
 First a short run as fast as answers come shows about what it can do, the time until all is settled included. Then the
-requests come at a fixed pace, which is lowered until what is unsettled does not grow, and raised a little each time it
-held at once.
+requests come at a fixed pace: short runs find the highest at which what is unsettled does not grow, and longer ones
+lower it where it grows after all, and raise it a little each time it held at once.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bench.deployment import Deployment
 from bench.load.wrk import Requests, WrkRun
@@ -24,6 +25,12 @@ _LEAST = 0.6
 FASTER = 1.03
 _PROBE_SECONDS = 4.0
 _MOST_TRIES = 4
+#: How many short runs look for a pace, and how much faster the next is after one that held.
+_MOST_PROBES = 7
+_PROBE_FASTER = 1.07
+#: How long a worker is under load before and after it is counted what it settles (seconds).
+_LEAD_SECONDS = 1.0
+_SETTLED = "boost_events_settled_total"
 _LONGEST_DRAIN_SECONDS = 600.0
 #: Taking and settling at once is a little slower than one after the other.
 FIRST_SHARE = 0.9
@@ -79,13 +86,29 @@ def settled_throughput(
     return (deployment.accepted() - before) / took
 
 
+def settled_under_load(deployment: Deployment, requests: Requests, *, connections: int, seconds: float) -> float:
+    """Return events per second that a deployment settles while requests come as fast as they are answered.
+
+    It is counted for so many seconds in the midst of the load. A run that is counted until the last is settled takes
+    the time from a 202 until then for time in which nothing was done.
+    """
+    load = WrkRun(deployment.address, requests, connections=connections, seconds=seconds + 2 * _LEAD_SECONDS)
+    time.sleep(_LEAD_SECONDS)
+    before, began = deployment.metric(_SETTLED), time.monotonic()
+    time.sleep(seconds)
+    settled, ended = deployment.metric(_SETTLED) - before, time.monotonic()
+    load.result()
+    deployment.wait_until_settled(_LONGEST_DRAIN_SECONDS)
+    return settled / (ended - began)
+
+
 def run_at(deployment: Deployment, requests: Requests, *, connections: int, seconds: float, pace: float) -> Sustained:
     """Send `pace` events a second for so many seconds, and wait until the last is settled.
 
-    The rate that is returned is what was settled within the run: what was accepted less what was left over.
+    The rate that is returned is what was settled: what was accepted, less what the backlog grew by once it stood.
     """
     before = deployment.accepted()
-    run = WrkRun(
+    load = WrkRun(
         deployment.address,
         requests,
         connections=connections,
@@ -93,12 +116,11 @@ def run_at(deployment: Deployment, requests: Requests, *, connections: int, seco
         requests_per_second=pace / events_per_request(requests),
     )
     with BacklogSampler(deployment.url) as sampler:
-        answer = run.result()
+        answer = load.result()
         accepted = deployment.accepted() - before
-    left = sampler.samples[-1][1] if sampler.samples else 0
     deployment.wait_until_settled()
-    settled = max(0, accepted - left)
-    return Sustained(settled / answer.seconds, accepted, answer.seconds, pace, sampler.samples)
+    run = Sustained(accepted / answer.seconds, accepted, answer.seconds, pace, sampler.samples)
+    return replace(run, rate=run.rate - max(0.0, run.growth))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +137,18 @@ class PacedLoad:
         return run_at(self.deployment, self.requests, connections=self.connections, seconds=seconds, pace=pace)
 
     def find_pace(self, pace: float) -> float:
-        """Return a pace at which short runs hold, from one that may be too fast."""
-        for _ in range(_MOST_TRIES):
+        """Return the highest pace at which a short run held, from about where it lies."""
+        held = 0.0
+        for _ in range(_MOST_PROBES):
             run = self.run(pace, _PROBE_SECONDS)
             if run.holds:
+                held, pace = pace, pace * _PROBE_FASTER
+            elif held:
                 break
-            pace = run.slower
-        self.say(f"holds at about {pace:,.0f} events/s")
-        return pace
+            else:
+                pace = run.slower
+        self.say(f"holds at about {held or pace:,.0f} events/s")
+        return held or pace
 
     def sustained(self, pace: float, seconds: float) -> Sustained:
         """Run at a pace, and slower again until the backlog does not grow; return the run that held, or the last."""

@@ -58,8 +58,9 @@ def _first_pace(bench: Bench, case: _Case, whole: Deployment) -> float:
     seconds = min(_FIRST_SECONDS, bench.effort.seconds / 3)
     about = settled_throughput(whole, case.requests, connections=CONNECTIONS, seconds=seconds)
     bench.say(f"{case.row.id}: takes and settles about {about:,.0f} events/s")
-    pace = FIRST_SHARE * about
-    return pace if bench.effort.rounds == 1 else PacedLoad(whole, case.requests, CONNECTIONS, bench.say).find_pace(pace)
+    if bench.effort.rounds == 1:
+        return FIRST_SHARE * about
+    return PacedLoad(whole, case.requests, CONNECTIONS, bench.say).find_pace(about)
 
 
 def _measure_round(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from bench.ceilings.servers import LABELS, parse_only_server
 from bench.deployment import Deployment, deployed
+from bench.load.paced import settled_under_load
 from bench.load.wrk import WrkAnswer, saturate
 from bench.meter import COST_LABELS, cost_since, read
 from bench.results import Goal, Row
@@ -33,6 +34,8 @@ _GOALS = {
     ),
 }
 _WARM_UP_SECONDS = 1.0
+#: A whole worker settles in lumps, so it is counted for so many times as long.
+_WHOLE_LONGER = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +101,14 @@ def _answer(bench: Bench, case: _Case, url: str) -> WrkAnswer:
 
 
 def _ours(bench: Bench, case: _Case, kind: str, worker: Deployment) -> dict[str, float]:
-    """Return requests per second, for a whole worker the time until the last is settled included, and their cost."""
+    """Return requests per second, of a whole worker those that it also settles, and their cost."""
     before = read(worker)
-    answer = _answer(bench, case, worker.address)
     if kind == "single":
-        return {"boost": answer.rate, **cost_since(worker, before)}
-    seconds = answer.seconds + worker.wait_until_settled()
-    return {"boost": (worker.accepted() - before.accepted) / seconds, **cost_since(worker, before)}
+        rate = _answer(bench, case, worker.address).rate
+    else:
+        requests, seconds = bench.single(message_ids=case.message_ids), _WHOLE_LONGER * bench.effort.seconds
+        rate = settled_under_load(worker, requests, connections=case.connections, seconds=seconds)
+    return {"boost": rate, **cost_since(worker, before)}
 
 
 @contextlib.contextmanager

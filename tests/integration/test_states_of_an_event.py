@@ -52,7 +52,8 @@ T = TypeVar("T")
 
 _HOPS = Hops("raw", ("hop",), 1)
 _EMPTY = """
-TRUNCATE organizations, events, workers, consumer_progress, event_batches, event_keys_a, event_keys_b, rollup_deltas CASCADE
+TRUNCATE organizations, events, workers, consumer_progress, event_batches, event_keys_a, event_keys_b, rollup_deltas
+CASCADE
 """
 
 cuts = st.none() | st.builds(Cut, statement=st.integers(0, 7), after=st.booleans(), dies=st.booleans())

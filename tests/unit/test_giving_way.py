@@ -59,9 +59,10 @@ def test_no_rest_is_longer_than_the_longest() -> None:
     assert worker.giving_way.rest_after(60.0) == LONGEST_REST_SECONDS
 
 
-def test_it_knows_how_many_events_a_second_were_settled() -> None:
+@pytest.mark.parametrize(("taken_in", "settled"), [(10, 500), (500, 10)])
+def test_it_knows_how_many_events_a_second_were_taken_in_or_settled(taken_in: int, settled: int) -> None:
     worker = _Worker()
-    worker.window(10, 500)
-    assert worker.giving_way.settled_per_second() == pytest.approx(500 / WINDOW_SECONDS)
+    worker.window(taken_in, settled)
+    assert worker.giving_way.events_per_second() == pytest.approx(500 / WINDOW_SECONDS)
     worker.now += 2 * WINDOW_SECONDS
-    assert worker.giving_way.settled_per_second() == 0.0
+    assert worker.giving_way.events_per_second() == 0.0

@@ -1,4 +1,4 @@
-"""A worker with time to spare takes what comes at once; the busier it is, the further apart it takes it."""
+"""A worker with time to spare takes and sends what comes at once; the busier it is, the further apart."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from boost_streams.pace import (
     IDLE_SHARE,
     LISTS_APART_SECONDS,
     MANY_PER_SECOND,
+    SENDS_APART_SECONDS,
     WINDOW_SECONDS,
     Pace,
 )
@@ -44,6 +45,7 @@ def test_it_follows_the_share_of_time_that_is_spent(share: float, stretch: float
     process.goes_on(share)
     assert process.pace.between_lists() == pytest.approx(stretch * LISTS_APART_SECONDS)
     assert process.pace.between_fetches() == pytest.approx(stretch * FETCHES_APART_SECONDS)
+    assert process.pace.between_sends() == pytest.approx(stretch * SENDS_APART_SECONDS)
 
 
 def test_it_is_measured_window_by_window() -> None:
