@@ -44,6 +44,11 @@ def _outside_hidden_folders() -> list[str]:
     return [path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)]
 
 
+def decisions() -> list[Path]:
+    """List the decisions' documents."""
+    return sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
+
+
 @cache
 def prose_of(path: Path) -> str:
     """Return a document without its code blocks."""
@@ -197,3 +202,10 @@ def test_following_add_a_feature_makes_a_feature_that_works(tmp_path: Path, post
     sys_path = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from web.routes import ROUTES; "
     listing = [sys.executable, "-c", sys_path + "print('/daily-totals' in ROUTES)"]
     assert subprocess.run(listing, cwd=tmp_path, env=environ, capture_output=True, text=True).stdout == "True\n"
+
+
+def test_every_decision_is_listed_by_its_heading() -> None:
+    listed = prose_of(ROOT / "docs" / "README.md")
+    headings = {path.name: path.read_text().splitlines()[0][2:].replace(" — ", " ", 1) for path in decisions()}
+    assert headings
+    assert [name for name, heading in headings.items() if f"- [{heading}](adr/{name})" not in listed] == []
