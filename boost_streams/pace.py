@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 #: Up to which share of its time a worker takes what comes at once, and from which on as far apart as it may.
 IDLE_SHARE = 0.25
@@ -17,6 +18,21 @@ FETCHES_APART_SECONDS = 0.05
 SENDS_APART_SECONDS = 0.05
 #: Over how long it is measured how busy the worker is (seconds).
 WINDOW_SECONDS = 0.25
+#: Of the main thread, which has the event loop: nanoseconds for which it ran, for which it was ready and waited for a
+#: processor, and how often it ran (Linux, Documentation/scheduler/sched-stats.rst).
+_SCHEDULED = Path("/proc/self/schedstat")
+
+
+def busy_seconds() -> float:
+    """Return for how long the event loop has run or waited for a processor; where that is unknown, the CPU time.
+
+    Where processors are short, a worker that is given half of one has no time to spare: it counts as busy.
+    """
+    try:
+        ran, waited, _ = _SCHEDULED.read_text().split()
+        return (int(ran) + int(waited)) / 1e9
+    except (OSError, ValueError):
+        return time.process_time()
 
 
 class Pace:
@@ -31,13 +47,13 @@ class Pace:
         self,
         events_per_second: Callable[[], float] = lambda: 0.0,
         clock: Callable[[], float] = time.monotonic,
-        cpu_clock: Callable[[], float] = time.process_time,
+        busy_clock: Callable[[], float] = busy_seconds,
     ) -> None:
         self._events_per_second = events_per_second
         self._clock = clock
-        self._cpu_clock = cpu_clock
+        self._busy_clock = busy_clock
         self._began = clock()
-        self._cpu_began = cpu_clock()
+        self._busy_began = busy_clock()
         self._stretch = 0.0
 
     def between_lists(self) -> float:
@@ -56,10 +72,10 @@ class Pace:
         """Return where the worker stands between one that has time to spare (0) and one that has none (1)."""
         now = self._clock()
         if now - self._began >= WINDOW_SECONDS:
-            cpu = self._cpu_clock()
-            busy = _between(IDLE_SHARE, (cpu - self._cpu_began) / (now - self._began), BUSY_SHARE)
-            self._stretch = busy * _between(FEW_PER_SECOND, self._events_per_second(), MANY_PER_SECOND)
-            self._began, self._cpu_began = now, cpu
+            busy = self._busy_clock()
+            share = _between(IDLE_SHARE, (busy - self._busy_began) / (now - self._began), BUSY_SHARE)
+            self._stretch = share * _between(FEW_PER_SECOND, self._events_per_second(), MANY_PER_SECOND)
+            self._began, self._busy_began = now, busy
         return self._stretch
 
 

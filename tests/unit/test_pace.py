@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import pytest
 
+from boost_streams import pace
 from boost_streams.pace import (
     BUSY_SHARE,
     FETCHES_APART_SECONDS,
@@ -14,20 +18,21 @@ from boost_streams.pace import (
     SENDS_APART_SECONDS,
     WINDOW_SECONDS,
     Pace,
+    busy_seconds,
 )
 
 
 class _Process:
-    """A process that is busy for some share of its time."""
+    """A process whose event loop is busy for some share of its time."""
 
     def __init__(self) -> None:
-        self.now = self.cpu = 100.0
+        self.now = self.busy = 100.0
         self.rate = 2 * MANY_PER_SECOND
-        self.pace = Pace(lambda: self.rate, lambda: self.now, lambda: self.cpu)
+        self.pace = Pace(lambda: self.rate, lambda: self.now, lambda: self.busy)
 
     def goes_on(self, share: float, seconds: float = WINDOW_SECONDS) -> None:
         self.now += seconds
-        self.cpu += share * seconds
+        self.busy += share * seconds
 
 
 @pytest.mark.parametrize(
@@ -75,3 +80,31 @@ def test_few_events_do_not_wait_however_busy_the_worker_is(rate: float, stretch:
     process.rate = rate
     process.goes_on(1.0)
     assert process.pace.between_lists() == pytest.approx(stretch * LISTS_APART_SECONDS)
+
+
+def test_who_waits_for_a_processor_is_busy_and_who_sleeps_is_not() -> None:
+    before, cpu_before = busy_seconds(), time.process_time()
+    time.sleep(0.2)
+    slept = busy_seconds() - before
+    while time.process_time() - cpu_before < 0.2:
+        pass
+    assert slept < 0.15
+    assert busy_seconds() - before >= 0.15
+
+
+def test_where_the_system_does_not_tell_it_is_the_time_of_the_processor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for content in (None, "", "not numbers at all"):
+        told = tmp_path / "schedstat"
+        if content is not None:
+            told.write_text(content)
+        monkeypatch.setattr(pace, "_SCHEDULED", told)
+        assert busy_seconds() == pytest.approx(time.process_time(), abs=0.1)
+
+
+def test_what_it_ran_and_what_it_waited_add_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told = tmp_path / "schedstat"
+    told.write_text("1500000000 250000000 17\n")
+    monkeypatch.setattr(pace, "_SCHEDULED", told)
+    assert busy_seconds() == pytest.approx(1.75)
