@@ -23,6 +23,8 @@ from bench.plots import draw_plots
 from bench.report import DOCUMENT, write_report
 from bench.results import RESULTS_FILE, SCRATCH_FILE, Measured, Row, read_results, write_results
 from bench.run import Bench, Effort
+from bench.scaling import DOCUMENT as SCALING
+from bench.scaling import write_scaling
 from bench.site import Site, postgres_settings, running_site
 from bench.table import as_text
 from boost_streams.embedded.process import EmbeddedServerError
@@ -78,6 +80,8 @@ def _publish() -> None:
         print("bench: no plots, matplotlib is not installed: pip install 'boost-streams[bench]'", file=sys.stderr)
     write_report(results)
     print(f"bench: wrote {DOCUMENT}", file=sys.stderr)
+    if write_scaling(results):
+        print(f"bench: wrote {SCALING}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
