@@ -1,8 +1,8 @@
 """How many events a deployment settles while it takes them, without falling behind.
 
-First a short run as fast as answers come shows about what it can do, the time until all is settled included. Then the
-requests come at a fixed pace: short runs find the highest at which what is unsettled does not grow, and longer ones
-lower it where it grows after all, and raise it a little each time it held at once.
+First a short run as fast as answers come shows what it settles meanwhile, which it can surely do, and what it accepts,
+which is more than it can. Short runs at a fixed pace halve what lies between, by whether what is unsettled grows; longer
+ones lower the pace where it grows after all, and raise it a little each time it held at once.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _MOST_GROWTH = 0.03
 _SETTLING_IN = 0.25
 _SLOWER = 0.97
 _LEAST = 0.6
-FASTER = 1.03
+FASTER = 1.05
 _PROBE_SECONDS = 4.0
 _MOST_TRIES = 4
-#: How many short runs look for a pace, and how much faster the next is after one that held.
-_MOST_PROBES = 7
-_PROBE_FASTER = 1.07
+#: How many short runs look for a pace.
+_PROBES = 5
 #: How long a worker is under load before and after it is counted what it settles (seconds).
 _LEAD_SECONDS = 1.0
+_ACCEPTED = "boost_events_accepted_total"
 _SETTLED = "boost_events_settled_total"
 _LONGEST_DRAIN_SECONDS = 600.0
 #: Taking and settling at once is a little slower than one after the other.
@@ -86,20 +86,31 @@ def settled_throughput(
     return (deployment.accepted() - before) / took
 
 
-def settled_under_load(deployment: Deployment, requests: Requests, *, connections: int, seconds: float) -> float:
-    """Return events per second that a deployment settles while requests come as fast as they are answered.
+@dataclass(frozen=True, slots=True)
+class UnderLoad:
+    """Events per second that a deployment accepts and settles while requests come as fast as they are answered."""
+
+    accepted: float
+    settled: float
+
+
+def rates_under_load(deployment: Deployment, requests: Requests, *, connections: int, seconds: float) -> UnderLoad:
+    """Return what a deployment accepts and settles while requests come as fast as they are answered.
 
     It is counted for so many seconds in the midst of the load. A run that is counted until the last is settled takes
     the time from a 202 until then for time in which nothing was done.
     """
     load = WrkRun(deployment.address, requests, connections=connections, seconds=seconds + 2 * _LEAD_SECONDS)
     time.sleep(_LEAD_SECONDS)
-    before, began = deployment.metric(_SETTLED), time.monotonic()
+    began = time.monotonic()
+    before = [deployment.metric(name) for name in (_ACCEPTED, _SETTLED)]
     time.sleep(seconds)
-    settled, ended = deployment.metric(_SETTLED) - before, time.monotonic()
+    took = time.monotonic() - began
+    after = [deployment.metric(name) for name in (_ACCEPTED, _SETTLED)]
     load.result()
     deployment.wait_until_settled(_LONGEST_DRAIN_SECONDS)
-    return settled / (ended - began)
+    accepted, settled = (now - then for now, then in zip(after, before, strict=True))
+    return UnderLoad(accepted / took, settled / took)
 
 
 def run_at(deployment: Deployment, requests: Requests, *, connections: int, seconds: float, pace: float) -> Sustained:
@@ -136,19 +147,16 @@ class PacedLoad:
         """Send at a pace for so many seconds."""
         return run_at(self.deployment, self.requests, connections=self.connections, seconds=seconds, pace=pace)
 
-    def find_pace(self, pace: float) -> float:
-        """Return the highest pace at which a short run held, from about where it lies."""
-        held = 0.0
-        for _ in range(_MOST_PROBES):
-            run = self.run(pace, _PROBE_SECONDS)
-            if run.holds:
-                held, pace = pace, pace * _PROBE_FASTER
-            elif held:
-                break
+    def find_pace(self, holds: float, too_fast: float) -> float:
+        """Return the highest pace at which a short run held, from one that surely does and one that does not."""
+        for _ in range(_PROBES):
+            pace = (holds + too_fast) / 2
+            if self.run(pace, _PROBE_SECONDS).holds:
+                holds = pace
             else:
-                pace = run.slower
-        self.say(f"holds at about {held or pace:,.0f} events/s")
-        return held or pace
+                too_fast = pace
+        self.say(f"holds at about {holds:,.0f} events/s")
+        return holds
 
     def sustained(self, pace: float, seconds: float) -> Sustained:
         """Run at a pace, and slower again until the backlog does not grow; return the run that held, or the last."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench.deployment import Deployment, deployed
-from bench.load.paced import FASTER, FIRST_SHARE, PacedLoad, Sustained, settled_throughput
+from bench.load.paced import FASTER, FIRST_SHARE, PacedLoad, Sustained, rates_under_load, settled_throughput
 from bench.load.wrk import Requests, saturate
 from bench.meter import COST_LABELS, cost_since, read
 from bench.results import Goal, Row
@@ -23,7 +23,7 @@ CONNECTIONS = 16
 _CEILING_SHARE = 0.3
 _SHORTEST_SECONDS = 2.0
 #: How long requests come as fast as they are answered, to find the first pace.
-_FIRST_SECONDS = 2.0
+_FIRST_SECONDS = 3.0
 _GOALS = (Goal("of ingest alone", ">=", 0.50, ("ingest",)),)
 
 
@@ -54,13 +54,13 @@ def measure(bench: Bench) -> Iterable[Row]:
 
 
 def _first_pace(bench: Bench, case: _Case, whole: Deployment) -> float:
-    """Return where to begin: what it takes and settles, less a little; confirmed by short runs when there is time."""
+    """Return where to begin: what it takes and settles, less a little; where there is time, what short runs find."""
     seconds = min(_FIRST_SECONDS, bench.effort.seconds / 3)
-    about = settled_throughput(whole, case.requests, connections=CONNECTIONS, seconds=seconds)
-    bench.say(f"{case.row.id}: takes and settles about {about:,.0f} events/s")
     if bench.effort.rounds == 1:
-        return FIRST_SHARE * about
-    return PacedLoad(whole, case.requests, CONNECTIONS, bench.say).find_pace(about)
+        return FIRST_SHARE * settled_throughput(whole, case.requests, connections=CONNECTIONS, seconds=seconds)
+    rates = rates_under_load(whole, case.requests, connections=CONNECTIONS, seconds=seconds)
+    bench.say(f"{case.row.id}: accepts {rates.accepted:,.0f} and settles {rates.settled:,.0f} events/s under load")
+    return PacedLoad(whole, case.requests, CONNECTIONS, bench.say).find_pace(rates.settled, rates.accepted)
 
 
 def _measure_round(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bench.ceilings.servers import LABELS, parse_only_server
 from bench.deployment import Deployment, deployed
-from bench.load.paced import settled_under_load
+from bench.load.paced import rates_under_load
 from bench.load.wrk import WrkAnswer, saturate
 from bench.meter import COST_LABELS, cost_since, read
 from bench.results import Goal, Row
@@ -107,7 +107,7 @@ def _ours(bench: Bench, case: _Case, kind: str, worker: Deployment) -> dict[str,
         rate = _answer(bench, case, worker.address).rate
     else:
         requests, seconds = bench.single(message_ids=case.message_ids), _WHOLE_LONGER * bench.effort.seconds
-        rate = settled_under_load(worker, requests, connections=case.connections, seconds=seconds)
+        rate = rates_under_load(worker, requests, connections=case.connections, seconds=seconds).settled
     return {"boost": rate, **cost_since(worker, before)}
 
 
