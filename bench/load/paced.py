@@ -1,8 +1,8 @@
 """How many events a deployment settles while it takes them, without falling behind.
 
 First a short run as fast as answers come shows what it settles meanwhile, which it can surely do, and what it accepts,
-which is more than it can. Short runs at a fixed pace halve what lies between, by whether what is unsettled grows; longer
-ones lower the pace where it grows after all, and raise it a little each time it held at once.
+which is more than it can. Short runs at a fixed pace halve what lies between, by whether what is unsettled grows;
+longer ones lower the pace where it grows after all, and raise it a little each time it held at once.
 """
 
 from __future__ import annotations

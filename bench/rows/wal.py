@@ -1,7 +1,8 @@
 """Bytes of write-ahead log for an event from its insert to its settlement, beside those of COPY of such rows.
 
-A page is written to it as a whole the first time that it changes after a checkpoint. That is paid once until the next
-one (`checkpoint_timeout`), so it is measured apart: by the same load, right after a checkpoint.
+A page is written to it as a whole the first time that it changes after a checkpoint, be it by an event or by the vacuum
+of earlier ones. That is paid once until the next one (`checkpoint_timeout`), so no round begins with a checkpoint; what
+the same load costs right after one is measured at the end.
 """
 
 from __future__ import annotations
@@ -32,38 +33,37 @@ def measure(bench: Bench) -> Iterable[Row]:
     with contextlib.ExitStack() as stack:
         worker = stack.enter_context(deployed(bench.site, "wal", "web,agents,sweeper"))
         copied = stack.enter_context(bench.site.database("bench_wal_copy"))
+        with ask(worker.url) as question:
+            question.checkpoint()
+        for ids in rows:
+            _ours(bench, worker, ids)
         for number in range(bench.effort.rounds):
             for ids, row in rows.items():
-                ours = _ours(bench, worker, ids)
-                row.rounds.append({**ours, "copy": _copy(bench, copied, ids)})
-                shown = {name: row.rounds[-1][name] for name in ("boost", "after_checkpoint", "copy", "per_commit")}
+                row.rounds.append({**_ours(bench, worker, ids), "copy": _copy(bench, copied, ids)})
+                shown = {name: row.rounds[-1][name] for name in ("boost", "copy", "per_commit")}
                 bench.show_round(number, row.id, shown)
+        for ids, row in rows.items():
+            with ask(worker.url) as question:
+                question.checkpoint()
+            row.rounds[-1]["after_checkpoint"] = _ours(bench, worker, ids)["boost"]
     return rows.values()
 
 
 def _ours(bench: Bench, worker: Deployment, message_ids: bool) -> dict[str, float]:
-    with ask(worker.url) as question:
-        question.checkpoint()
-    after_checkpoint = _cost(bench, worker, message_ids)
-    cost = _cost(bench, worker, message_ids)
-    return {"boost": cost.pop("wal_bytes"), "after_checkpoint": after_checkpoint["wal_bytes"], **cost}
-
-
-def _cost(bench: Bench, worker: Deployment, message_ids: bool) -> dict[str, float]:
     before = read(worker)
     commits = worker.metric("boost_commit_events_count")
     requests = bench.single(message_ids=message_ids)
     saturate(worker.address, requests, connections=CONNECTIONS, seconds=bench.effort.seconds)
     worker.wait_until_settled()
+    cost = cost_since(worker, before)
     events = worker.accepted() - before.accepted
     per_commit = events / max(1.0, worker.metric("boost_commit_events_count") - commits)
-    return {**cost_since(worker, before), "per_commit": per_commit}
+    return {"boost": cost.pop("wal_bytes"), **cost, "per_commit": per_commit}
 
 
 def _copy(bench: Bench, url: str, message_ids: bool) -> float:
     arguments = ["--url", url, "--projects", bench.site.project_list, "--rows", _COPIED_ROWS]
     with ask(url) as question:
-        question.checkpoint()
         lsn = question.wal()
         copied = run_program("copy", [*arguments, *(["--message-ids"] if message_ids else [])], Copied)
         return question.wal_bytes_since(lsn) / copied.rows
