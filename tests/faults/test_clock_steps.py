@@ -33,6 +33,11 @@ async def fetch(database: Database, sql: str) -> list[Any]:
 async def test_a_clock_that_steps_by_an_hour(
     at_start: int, database_url: str, database: Database, project: TestProject, tmp_path: Path
 ) -> None:
+    """The worker makes its id and its first events with the clock right, or an hour behind.
+
+    Between the two the clock is right: libfaketime does not know `cnd_timedwait`, in which librdkafka waits. With a
+    clock behind the machine's own it waits for nothing, again and again, and may never be done with its start.
+    """
     clock = SteppedClock(tmp_path / "clock")
     clock.step(at_start)
     broker = EmbeddedBroker()
@@ -54,6 +59,8 @@ async def test_a_clock_that_steps_by_an_hour(
     sending: list[asyncio.Task[None]] = []
     try:
         worker.start()
+        await eventually(lambda: "[^-BoostApp]: Starting" in worker.log.read_text(), deadline=30, what="the app made")
+        clock.step(0)
         await worker.ready()
         senders = [Sender([worker.port], project.key, tally, keeps=keeps, pause=0.02) for keeps in (True, False) * 4]
         sending = [asyncio.create_task(sender.run(enough)) for sender in senders]
