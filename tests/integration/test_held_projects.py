@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -68,9 +70,11 @@ async def test_a_deletion_waits_for_a_commit_under_way_and_takes_its_events(
     assert await owners(database) == [other_project.id]
 
 
-async def test_a_commit_that_meets_a_deletion_is_refused_once_that_is_done(
+@contextlib.asynccontextmanager
+async def a_commit_that_met_a_deletion(
     database: Database, project: TestProject
-) -> None:
+) -> AsyncIterator[tuple[asyncio.Task[None], Any]]:
+    """Lend a commit that waits for the deletion of its project, and the transaction of that."""
     async with database.across_projects() as intake, database.across_projects() as deleting:
         transaction = deleting.transaction()
         await transaction.start()
@@ -78,7 +82,14 @@ async def test_a_commit_that_meets_a_deletion_is_refused_once_that_is_done(
         commit = asyncio.create_task(run(intake, INSERT, one_id(), project.id))
         await until_it_waits(database, intake)
         assert not commit.done()
-        await transaction.commit()
+        yield commit, transaction
+
+
+async def test_a_commit_that_meets_a_deletion_is_refused_once_that_is_done(
+    database: Database, project: TestProject
+) -> None:
+    async with a_commit_that_met_a_deletion(database, project) as (commit, deletion):
+        await deletion.commit()
         with pytest.raises(asyncpg.ForeignKeyViolationError):
             await commit
     assert await owners(database) == []
@@ -87,13 +98,8 @@ async def test_a_commit_that_meets_a_deletion_is_refused_once_that_is_done(
 async def test_a_commit_goes_through_where_the_deletion_is_rolled_back(
     database: Database, project: TestProject
 ) -> None:
-    async with database.across_projects() as intake, database.across_projects() as deleting:
-        transaction = deleting.transaction()
-        await transaction.start()
-        await deleting.execute(DELETE, project.id)
-        commit = asyncio.create_task(run(intake, INSERT, one_id(), project.id))
-        await until_it_waits(database, intake)
-        await transaction.rollback()
+    async with a_commit_that_met_a_deletion(database, project) as (commit, deletion):
+        await deletion.rollback()
         await commit
     assert await owners(database) == [project.id]
 
