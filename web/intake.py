@@ -196,6 +196,8 @@ class Intake:
                     return
 
     def _begin(self, parts: list[Part]) -> None:
+        if not parts:
+            return  # while it gathered, time ran out for all that waited
         self._slow = False
         task = asyncio.create_task(self._commit_safely(parts))
         self._commits.add(task)

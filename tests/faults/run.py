@@ -27,6 +27,13 @@ _SETTLED = """
 SELECT (SELECT count(*) FROM events WHERE status = 'pending') AS events,
     (SELECT count(*) FROM event_batches) AS batches, (SELECT count(*) FROM event_retries) AS retries
 """
+#: What became of the events of a few batches that are left over.
+_LEFT = """
+SELECT b.id, b.unsettled, b.publish_count, b.created_at, b.last_published_at, b.due_at, b.suspect, b.worker_id, b.seq,
+    array(SELECT (e.id, e.event_type, e.status, e.attempt, e.message_id, e.settled_at)::text FROM events e
+          WHERE e.project_id = ANY (b.project_ids) AND e.id BETWEEN b.first_id AND b.last_id ORDER BY e.id) AS events
+FROM event_batches b ORDER BY b.id LIMIT 3
+"""
 _CAUGHT_UP = """
 SELECT count(*) AS partitions, bool_and(caught_up AND recorded_at > now() - interval '4 seconds') AS caught_up
 FROM consumer_progress
@@ -163,7 +170,8 @@ async def _quiescence(campaign: Campaign, rig: Rig, client: TrafficClient, outco
     async def settled() -> bool:
         async with rig.database.across_projects() as connection:
             row = await connection.fetchrow(_SETTLED)
-        assert not any(row.values()), dict(row)
+            left = await connection.fetch(_LEFT) if row["batches"] else []
+        assert not any(row.values()), (dict(row), [dict(batch) for batch in left])
         return True
 
     await eventually(settled, deadline=campaign.rules.settled_within, what="everything settled")

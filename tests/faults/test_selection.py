@@ -36,6 +36,6 @@ async def test_a_few_faults_of_most_kinds(say: Callable[[str], None]) -> None:
     outcome = await run(SELECTION, SEED, 1.0, say)
 
     say(f"{outcome}\n")
-    assert outcome.problems == []
+    assert outcome.problems == [], f"seed {SEED}"
     assert outcome.accepted > 1000
     assert outcome.faults == {kind.title: kind.times for kind in SELECTION.kinds}

@@ -326,6 +326,28 @@ async def test_what_was_answered_503_while_it_waited_is_not_stored_later(
         assert types == ["first", "after"]
 
 
+async def test_nothing_is_committed_when_time_runs_out_while_a_commit_gathers(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of nothing would count as a backlog until a sweeper looked into it."""
+    project = await make_project(database)
+    async with running_intake(database) as intake:
+        gather = intake._gather
+
+        async def too_late() -> None:
+            monkeypatch.setattr(intake, "_gather", gather)
+            for submission in intake._to_answer:
+                submission.give_up(Unavailable("too late", retry_after=1))
+            intake._waiting.drop_answered()
+
+        monkeypatch.setattr(intake, "_gather", too_late)
+        (answer,) = await intake.submit([NewEvent(project.id, "x", b"{}")])
+        assert isinstance(answer, Unavailable)
+        (after,) = await intake.submit([NewEvent(project.id, "x", b"{}")])
+        assert isinstance(after, Accepted)
+    assert [row["unsettled"] for row in await rows(database, "SELECT unsettled FROM event_batches")] == [1]
+
+
 async def test_a_commit_that_waited_for_a_swap_uses_the_new_generation(database: Database, intake: Intake) -> None:
     """Its key must not go into the generation that the swap has just closed."""
     project = await make_project(database)
