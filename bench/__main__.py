@@ -27,6 +27,7 @@ from bench.scaling import DOCUMENT as SCALING
 from bench.scaling import write_scaling
 from bench.site import Site, postgres_settings, running_site
 from bench.table import as_text
+from bench.warming import warm_up
 from boost_streams.embedded.process import EmbeddedServerError
 
 
@@ -127,6 +128,8 @@ def _run(options: argparse.Namespace, wanted: Callable[[str], bool]) -> list[Row
     with running_site(bench.say) as site:
         bench.site = site
         run = _describe(site)
+        if options.mode != "quick":
+            warm_up(bench)
         for group in groups:
             bench.effort = _effort(options, group.NAME)
             bench.say(f"{group.NAME}: {bench.effort.rounds} rounds, {bench.effort.seconds:g} s each")
