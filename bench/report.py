@@ -45,8 +45,8 @@ the workers and the load generator, all on the machine below, sharing its cores.
 more with a messageId), one of 20,000 in turn, of a mix of types: 80 % from pages, 5 % users, 5 % payments, 10 % unknown
 types, from 10,000 users of four projects. Throughput comes from `wrk`, which keeps so many requests under way; latency
 from `oha`, which sends at a fixed rate and counts from when a request was due, so that a stall is seen by all that were
-due meanwhile. A worker is under load for 25 seconds before anything is measured: a broker that was just started compiles
-its own code meanwhile, for two or three times what it costs afterwards.
+due meanwhile. A worker is under load for 25 seconds before anything is measured: a broker that was just started
+compiles its own code meanwhile, for two or three times what it costs afterwards.
 """
 _REPEAT = """## How to repeat it
 
