@@ -31,7 +31,8 @@ RETURNING created_at
 
 # Which generation is current must not change before this commit is done: the swap takes this lock exclusively.
 GENERATION_LOCK = 0x6B657973  # "keys"
-# The same for events some of which have keys: those whose key is known are left out.
+# The same for events some of which have keys: those whose key is known are left out. NOT IN looks a key up in a hash
+# table of the known ones; NOT EXISTS would be a join, which goes through all of them for each event (see db/pool.py).
 _STORE_WITH_KEYS = """
 WITH known AS MATERIALIZED (
     SELECT k.known_key, k.first_id
@@ -45,7 +46,7 @@ WITH known AS MATERIALIZED (
     SELECT t.id, t.project_id, t.event_type, t.user_id, t.anonymous_id, t.session_id, t.message_id, t.payload,
            coalesce(t.occurred_at, now()), t.original_timestamp
     FROM unnest($1::boost_new_event[]) AS t
-    WHERE NOT EXISTS (SELECT 1 FROM known k WHERE k.known_key = t.key)
+    WHERE t.key IS NULL OR t.key NOT IN (SELECT k.known_key FROM known k)
 ), batch AS (
     INSERT INTO event_batches (id, worker_id, seq, project_ids, first_id, last_id, unsettled, due_at)
     SELECT $2, $3, $4, $5, $2, $6, n.unsettled, now() + make_interval(secs => $8)

@@ -16,8 +16,8 @@ from uuid import UUID
 
 import pytest
 
-from boost_streams.event_id import first_id_of_day, id_at, last_of
-from db import batches, dead_letters, events, replaying, retention, settlement, unreadable
+from boost_streams.event_id import event_ids, first_id_of_day, id_at, last_of, new_batch_id
+from db import batches, dead_letters, events, intake, replaying, retention, settlement, unreadable
 from db.partitions import ensure_partitions
 from db.pool import Database
 
@@ -446,3 +446,41 @@ async def test_a_replay_is_planned_by_the_newest_id_of_each_project(month: Month
     read = sum(node["Actual Rows"] * node["Actual Loops"] for node in scans_of_events(plan))
     assert read <= 2 * (DAYS + 6)
     assert not [node for node in scans_of_events(plan) if node["Node Type"] == "Seq Scan"], json.dumps(plan, indent=1)
+
+
+def commit_of(project: Any, message_ids: list[str]) -> list[tuple[Any, str]]:
+    """Return the arguments that store an event for each messageId."""
+    batch = new_batch_id()
+    rows = [
+        f"({event_id},{project.id},page_view,,,,{message_id},{{}},,,{intake.message_key(project.id, message_id)})"
+        for event_id, message_id in zip(event_ids(batch, len(message_ids)), message_ids, strict=True)
+    ]
+    return [
+        (rows, "boost_new_event[]"),
+        (batch, "uuid"),
+        (UUID(int=1), "uuid"),
+        (1, "bigint"),
+        ([project.id], "uuid[]"),
+        (last_of(batch), "uuid"),
+        (len(rows), "integer"),
+        (60, "float8"),
+        (intake.GENERATION_LOCK, "bigint"),
+    ]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_an_event_is_not_compared_with_every_known_key(database: Database, project: Any, mode: str) -> None:
+    """A commit that an SDK sends again has as many known keys as events: a join would go through n × n of them."""
+    names = [f"m{number}" for number in range(100)]
+    first = [intake.NewEvent(project.id, "page_view", b"{}", message_id=name) for name in names]
+    batch = new_batch_id()
+    async with database.across_projects() as connection:
+        await intake.store_batch_across_projects(
+            connection, batch, event_ids(batch, 100), first, worker_id=UUID(int=1), seq=0, stuck_after_seconds=60
+        )
+        plan = await explain(connection, intake._STORE_WITH_KEYS, commit_of(project, [*names, "new"]), mode)
+    scans = [node for node in nodes(plan) if node.get("CTE Name") == "known"]
+    assert scans, json.dumps(plan, indent=1)
+    assert {node["Actual Loops"] for node in scans} == {1}, json.dumps(plan, indent=1)
+    (stored,) = [node for node in nodes(plan) if node.get("Subplan Name") == "CTE stored"]
+    assert stored["Plans"][0]["Actual Rows"] == 1
