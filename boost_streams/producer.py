@@ -86,7 +86,8 @@ class RecordProducer(Service):
         super().__init__(**options)
         self._settings = settings
         self._producer: Producer | None = None
-        self._awaited = 0
+        #: How many messages librdkafka has that are not delivered yet: only then there is something to poll for.
+        self._on_their_way = 0
         self._poll_handle: asyncio.TimerHandle | None = None
         self.between_sends: Callable[[], float] = lambda: 0.0
         self._held: list[Callable[[], None]] = []
@@ -100,7 +101,7 @@ class RecordProducer(Service):
     async def on_stop(self) -> None:
         """Wait, but not for long, for what is on its way."""
         async with asyncio.timeout(_FLUSH_SECONDS):
-            while self._awaited:  # noqa: ASYNC110 - deliveries are polled for
+            while self._held or self._on_their_way:  # noqa: ASYNC110 - deliveries are polled for
                 await asyncio.sleep(POLL_SECONDS)
         if self._poll_handle is not None:
             self._poll_handle.cancel()
@@ -121,9 +122,6 @@ class RecordProducer(Service):
         loop = asyncio.get_running_loop()
         delivered: asyncio.Future[None] = loop.create_future()
         produce = functools.partial(self._producer.produce, topic, value, key)
-        self._awaited += 1
-        if self._awaited == 1:
-            self._poll_in(POLL_SECONDS)
         wait = self._handed_over + self.between_sends() - time.monotonic()
         if not self._held and wait <= 0:
             self._handed_over = time.monotonic()
@@ -141,15 +139,18 @@ class RecordProducer(Service):
             hand_over()
 
     def _hand_over(self, produce: Callable[..., None], delivered: asyncio.Future[None]) -> None:
+        self._on_their_way += 1
+        if self._on_their_way == 1:
+            self._poll_in(POLL_SECONDS)
         try:
             produce(on_delivery=functools.partial(self._delivered, delivered))
         except (BufferError, KafkaException) as error:
-            self._awaited -= 1
+            self._on_their_way -= 1
             if not delivered.done():
                 delivered.set_exception(_refusal(error))
 
     def _delivered(self, delivered: asyncio.Future[None], error: KafkaError | None, _: Any) -> None:
-        self._awaited -= 1
+        self._on_their_way -= 1
         if delivered.done():
             return
         if error is None:
@@ -160,7 +161,7 @@ class RecordProducer(Service):
     def _poll(self) -> None:
         if self._producer is not None:
             self._producer.poll(0)
-        self._poll_in(POLL_SECONDS if self._awaited else _IDLE_SECONDS)
+        self._poll_in(POLL_SECONDS if self._on_their_way else _IDLE_SECONDS)
 
     def _poll_in(self, seconds: float) -> None:
         if self._poll_handle is not None:

@@ -24,6 +24,7 @@ class _Client:
     def __init__(self, *_: Any, **__: Any) -> None:
         self.taken: list[bytes] = []
         self.refusal: Exception | None = None
+        self.polls = 0
         self._undelivered: list[Callable[[Any, Any], None]] = []
 
     def produce(self, topic: str, value: bytes, key: bytes | None, *, on_delivery: Callable[[Any, Any], None]) -> None:
@@ -33,6 +34,7 @@ class _Client:
         self._undelivered.append(on_delivery)
 
     def poll(self, _: float) -> None:
+        self.polls += 1
         undelivered, self._undelivered = self._undelivered, []
         for delivered in undelivered:
             delivered(None, None)
@@ -81,6 +83,19 @@ async def test_what_is_held_goes_in_order_before_what_comes_once_there_is_time(r
     await eventually(lambda: client.taken == [b"1", b"2", b"3"])
     records.send("raw", b"4")
     assert client.taken[-1] == b"4"
+
+
+async def test_nothing_is_polled_for_while_everything_is_held(records: RecordProducer) -> None:
+    client = client_of(records)
+    records.between_sends = lambda: 60.0
+    first = records.send("raw", b"1")
+    records.send("raw", b"2")
+    await first
+    before = client.polls
+    await asyncio.sleep(20 * producer.POLL_SECONDS)
+    assert client.polls == before
+    records._hand_over_held()  # or the stop waits for it
+    await eventually(lambda: client.polls > before)
 
 
 async def test_the_stop_waits_for_what_is_held(records: RecordProducer) -> None:
