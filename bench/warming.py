@@ -1,7 +1,8 @@
 """The warm-up before the first row: a broker that was just started compiles its own code while it works.
 
-Measured with single POSTs of 64 connections and a whole worker: 44 µs of the broker's processor per event in the first
-three seconds, 28 after nine, and about 18 from fifteen seconds on. A deployment's broker has that behind it.
+Measured with single POSTs of 64 connections and a whole worker, in runs of five seconds after three that were not
+counted: 44, 38, 28 and 23 µs of the broker's processor per event, then 15 to 26. A deployment's broker has that
+behind it.
 """
 
 from __future__ import annotations
