@@ -163,9 +163,9 @@ class Authenticator:
             found = await self._find_well_formed(key, key_hash)
         return self._noted(found)
 
-    def known(self, key: str) -> Identity | None:
-        """Return whose key this is where that needs no look-up; None says nothing about the key."""
-        found = self._cache.valid(hash_key(key)) if key.isascii() else None
+    def known(self, key_hash: bytes) -> Identity | None:
+        """Return whose key has this hash where that needs no look-up; None says nothing about the key."""
+        found = self._cache.valid(key_hash)
         if found is None or not self._vouched_for(found):
             return None
         return self._noted(found)

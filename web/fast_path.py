@@ -2,12 +2,12 @@
 
 It takes a request only if it is whole, its key is known to this process and its event is good: the most common case by
 far. Whatever else a request may be, it is left untouched to the view (`web/ingest.py`), which alone decides what is
-refused and how. Both answer alike, byte for byte; docs/adr/0020 has the figures.
+refused and how. Both answer alike, byte for byte; docs/adr/0020 has the figures. A head that was read before is not
+read again (`web/known_heads.py`, docs/adr/0030).
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import Callable
 from http import HTTPStatus
@@ -21,12 +21,14 @@ from aiohttp.streams import StreamReader
 from aiohttp.web import RequestHandler, Server
 from multidict import CIMultiDictProxy, istr
 
+from boost_streams.api_key import hash_key
 from boost_streams.errors import BoostError
 from boost_streams.logs import get_logger
 from boost_streams.metrics import EVENTS_REFUSED
 from web.content_codings import GZIP_MAGIC
 from web.formats.boost_json import read_event
 from web.formats.client_clock import ClientClock
+from web.known_heads import KnownHeads, bytes_of, split
 from web.middleware import REQUEST_ID_HEADER, described, id_of_request
 from web.services import WebServices
 from web.waiting import Accepted, Answer
@@ -34,6 +36,8 @@ from web.waiting import Accepted, Answer
 PATH = "/events"
 #: A body of more bytes goes to the view: aiohttp would have stopped reading the connection while nobody takes it.
 MOST_BYTES = 16 * 1024
+#: A request of more bytes than such a body and a long head have is not looked at before it is parsed.
+_MOST_TO_SPLIT = MOST_BYTES + 8 * 1024
 #: Content types that need no parsing to be known as JSON.
 _JSON_TYPES = frozenset(
     {None, "application/json", "application/json; charset=utf-8", "application/json;charset=utf-8", "text/plain"}
@@ -55,6 +59,7 @@ class FastPath:
     def __init__(self, services: WebServices, draining: Callable[[], bool]) -> None:
         self._services = services
         self._draining = draining
+        self._heads = KnownHeads()
 
     def connection(self, server: Server, **options: Any) -> RequestHandler:
         """Make what answers one connection."""
@@ -82,10 +87,32 @@ class FastPath:
         ):
             return False
         key = _key_of(headers)
-        identity = self._services.authenticator.known(key) if key else None
+        if not key or not key.isascii():
+            return False
+        return self._submit(body, hash_key(key), headers.get(_REQUEST_ID), answer)
+
+    def submit_known(self, data: bytes, answer: Callable[[bytes], None]) -> bool | None:
+        """Take a request as it came, if its head was read before; None says that it was not, or not as a whole."""
+        parts = split(data) if len(data) <= _MOST_TO_SPLIT else None
+        key_hash = self._heads.key_hash(parts.head) if parts else None
+        if parts is None or key_hash is None:
+            return None
+        if self._draining() or len(parts.body) > MOST_BYTES or parts.body.startswith(GZIP_MAGIC):
+            return False
+        return self._submit(parts.body, key_hash, None, answer)
+
+    def remember(self, data: bytes, message: RawRequestMessage) -> None:
+        """Remember the head of a request that was taken, `data` as a whole; one with an id is not sent again."""
+        parts = split(data)
+        key = _key_of(message.headers)
+        if parts is not None and key and _REQUEST_ID not in message.headers:
+            self._heads.remember(parts.head, hash_key(key))
+
+    def _submit(self, body: bytes, key_hash: bytes, request_id: str | None, answer: Callable[[bytes], None]) -> bool:
+        identity = self._services.authenticator.known(key_hash)
         if identity is None or "ingest" not in identity.scopes:
             return False
-        done = functools.partial(self._answer, answer, id_of_request(headers.get(_REQUEST_ID)))
+        done = functools.partial(self._answer, answer, id_of_request(request_id))
         services = self._services
         try:
             clock = ClientClock(services.now())
@@ -157,42 +184,78 @@ class FastConnection(RequestHandler):
     sleeping while the fast path has a request; requests that come meanwhile wait in its queue.
     """
 
-    __slots__ = ("_fast_path", "_under_way")
+    __slots__ = ("_fast_path", "_left", "_under_way")
 
     def __init__(self, fast_path: FastPath, server: Server, **options: Any) -> None:
         super().__init__(server, **options)
         self._fast_path = fast_path
         self._under_way = False
+        #: How many bytes of the last request are still to come: with 0 the next that comes begins one. None: only the
+        #: parser knows, from here on.
+        self._left: int | None = 0
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came; hand a request to the fast path, or wake aiohttp's loop for it."""
+        """Hand a request to the fast path, where its head is unknown parse it first, or wake aiohttp's loop for it."""
         sleeping = self._waiter
         if sleeping is None or sleeping.done() or self._payload_parser is not None:
-            super().data_received(data)
+            self._parse(data)
             return
-        self._waiter = None  # so that nobody is woken yet
-        try:
-            super().data_received(data)
-        finally:
-            self._waiter = sleeping
-        if self._messages and not self._under_way:
-            self._next(sleeping)
-
-    def _next(self, sleeping: asyncio.Future[None]) -> None:
-        if len(self._messages) == 1 and not self._paused and not self._close and not self._force_close:
-            message, payload = self._messages[0]
-            if isinstance(message, RawRequestMessage) and self._fast_path.submit(message, payload, self._answered):
+        taken = None
+        begins = self._left == 0
+        if begins and self._is_free() and not self._messages:
+            taken = self._fast_path.submit_known(data, self._answered)
+            if taken:
+                self._request_count += 1
                 self._begin()
                 return
-        sleeping.set_result(None)
+        self._waiter = None  # so that nobody is woken yet
+        try:
+            self._parse(data)
+        finally:
+            self._waiter = sleeping
+        if not self._messages or self._under_way:
+            return
+        message = self._take() if taken is None else None
+        if message is None:
+            sleeping.set_result(None)
+        elif begins and self._left == 0:
+            self._fast_path.remember(data, message)
 
-    def _begin(self) -> None:
+    def _is_free(self) -> bool:
+        return not (self._under_way or self._paused or self._close or self._force_close)
+
+    def _take(self) -> RawRequestMessage | None:
+        """Hand the only request that waits to the fast path, and return it; None if it is not taken."""
+        if len(self._messages) != 1 or not self._is_free():
+            return None
+        message, payload = self._messages[0]
+        if not isinstance(message, RawRequestMessage):
+            return None
+        if not self._fast_path.submit(message, payload, self._answered):
+            return None
         self._messages.popleft()
         if self._parser is not None:
             self._parser.message_consumed()
+        self._begin()
+        return message
+
+    def _begin(self) -> None:
         self._under_way = self._request_in_progress = True
         if self._manager is not None:
             self._manager.requests_count += 1
+
+    def _parse(self, data: bytes) -> None:
+        """Let aiohttp parse what came, and keep account of where a request ends."""
+        before = len(self._messages)
+        left, self._left = self._left, None
+        super().data_received(data)
+        if left == 0 and len(self._messages) == before + 1:
+            message, _ = self._messages[-1]
+            left = bytes_of(data, message) if isinstance(message, RawRequestMessage) else None
+        elif left == 0 and data:
+            left = None
+        if left is not None and left >= len(data):
+            self._left = left - len(data)
 
     def _answered(self, answer: bytes) -> None:
         self._under_way = self._request_in_progress = False
