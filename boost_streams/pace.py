@@ -16,6 +16,12 @@ MANY_PER_SECOND = 2000.0
 LISTS_APART_SECONDS = 0.12
 FETCHES_APART_SECONDS = 0.05
 SENDS_APART_SECONDS = 0.05
+#: How long a fetch waits at the broker for more: while next to nothing comes, in a worker with time to spare, and in
+#: one that has none (seconds); and below how many events a second next to nothing comes.
+QUIET_FETCH_WAIT_SECONDS = 0.015
+FETCH_WAIT_SECONDS = 0.008
+BUSY_FETCH_WAIT_SECONDS = 0.030
+QUIET_PER_SECOND = 50.0
 #: Over how long it is measured how busy the worker is (seconds).
 WINDOW_SECONDS = 0.25
 #: Of the main thread, which has the event loop: nanoseconds for which it ran, for which it was ready and waited for a
@@ -63,6 +69,13 @@ class Pace:
     def between_fetches(self) -> float:
         """Return how long after one fetch the next begins at the earliest (seconds)."""
         return self._now() * FETCHES_APART_SECONDS
+
+    def fetch_wait(self) -> float:
+        """Return how long a fetch may wait at the broker for more than the first message (seconds)."""
+        stretch = self._now()
+        if self._events_per_second() < QUIET_PER_SECOND:
+            return QUIET_FETCH_WAIT_SECONDS
+        return FETCH_WAIT_SECONDS + stretch * (BUSY_FETCH_WAIT_SECONDS - FETCH_WAIT_SECONDS)
 
     def between_sends(self) -> float:
         """Return how long after messages were sent the next are sent at the earliest (seconds)."""

@@ -13,10 +13,11 @@ from typing import Any, Protocol
 import faust
 from faust.transport.drivers import aiokafka as driver
 
-#: How long a fetch waits at the broker for `FETCH_MIN_BYTES` (milliseconds); Faust fixes it at 1.5 s and one byte. What
+#: How much a fetch waits for at the broker, for as long as the pace says; Faust fixes it at one byte and 1.5 s. What
 #: arrives in that time is fetched, dispatched and settled together, which costs broker and worker once (docs/adr/0012).
-FETCH_WAIT_MS = 15
 FETCH_MIN_BYTES = 64 * 1024
+#: How long it waits until the pace is asked (milliseconds).
+FIRST_FETCH_WAIT_MS = 15
 #: The same for librdkafka's in-process broker, which answers when the wait is over though there is a message.
 EMBEDDED_FETCH_WAIT_MS = 25
 
@@ -32,10 +33,13 @@ class Committable(Protocol):
 
 
 class Paced(Protocol):
-    """Knows how far apart fetches are to be."""
+    """Knows how far apart fetches are to be, and for how long each may wait at the broker."""
 
     def between_fetches(self) -> float:
         """Return how long after one fetch the next begins at the earliest (seconds)."""
+
+    def fetch_wait(self) -> float:
+        """Return how long a fetch may wait at the broker for more (seconds)."""
 
 
 class FetchingThread(driver.AIOKafkaConsumerThread):
@@ -44,9 +48,15 @@ class FetchingThread(driver.AIOKafkaConsumerThread):
     def _create_consumer(self, *args: Any, **kwargs: Any) -> Any:
         consumer = super()._create_consumer(*args, **kwargs)
         own: Any = self.consumer
-        consumer._fetch_max_wait_ms = own.fetch_wait_ms
+        consumer._fetch_max_wait_ms = own.fetch_wait_ms or FIRST_FETCH_WAIT_MS
         consumer._fetch_min_bytes = FETCH_MIN_BYTES
         return consumer
+
+    def let_fetches_wait(self, milliseconds: int) -> None:
+        """Say how long the next fetches wait at the broker; until the consumer has started nothing is fetched."""
+        fetcher = getattr(self._consumer, "_fetcher", None)
+        if fetcher is not None:
+            fetcher._fetch_max_wait_ms = milliseconds
 
 
 class AcknowledgedConsumer(driver.Consumer):
@@ -55,7 +65,8 @@ class AcknowledgedConsumer(driver.Consumer):
     topics: Collection[str] = ()
     progress: Committable | None = None
     pace: Paced | None = None
-    fetch_wait_ms = FETCH_WAIT_MS
+    #: How long every fetch waits at the broker (milliseconds); None: as long as the pace says.
+    fetch_wait_ms: int | None = None
     _fetch_due = 0.0
 
     def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
@@ -90,6 +101,12 @@ class AcknowledgedConsumer(driver.Consumer):
             await self.sleep(wait)
             now += wait
         self._fetch_due = now + self.pace.between_fetches()
+        if self.fetch_wait_ms is None:
+            self._let_fetches_wait(round(self.pace.fetch_wait() * 1000))
+
+    def _let_fetches_wait(self, milliseconds: int) -> None:
+        thread: Any = self._thread
+        thread.let_fetches_wait(milliseconds)
 
     def verify_event_path(self, now: float, tp: Any) -> None:
         """Say what seems stuck; a topic that is paused only waits."""

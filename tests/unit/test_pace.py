@@ -9,12 +9,16 @@ import pytest
 
 from boost_streams import pace
 from boost_streams.pace import (
+    BUSY_FETCH_WAIT_SECONDS,
     BUSY_SHARE,
+    FETCH_WAIT_SECONDS,
     FETCHES_APART_SECONDS,
     FEW_PER_SECOND,
     IDLE_SHARE,
     LISTS_APART_SECONDS,
     MANY_PER_SECOND,
+    QUIET_FETCH_WAIT_SECONDS,
+    QUIET_PER_SECOND,
     SENDS_APART_SECONDS,
     WINDOW_SECONDS,
     Pace,
@@ -51,6 +55,16 @@ def test_it_follows_the_share_of_time_that_is_spent(share: float, stretch: float
     assert process.pace.between_lists() == pytest.approx(stretch * LISTS_APART_SECONDS)
     assert process.pace.between_fetches() == pytest.approx(stretch * FETCHES_APART_SECONDS)
     assert process.pace.between_sends() == pytest.approx(stretch * SENDS_APART_SECONDS)
+    longer = stretch * (BUSY_FETCH_WAIT_SECONDS - FETCH_WAIT_SECONDS)
+    assert process.pace.fetch_wait() == pytest.approx(FETCH_WAIT_SECONDS + longer)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_fetch_waits_longer_again_while_next_to_nothing_comes(share: float) -> None:
+    process = _Process()
+    process.rate = QUIET_PER_SECOND - 1
+    process.goes_on(share)
+    assert process.pace.fetch_wait() == QUIET_FETCH_WAIT_SECONDS
 
 
 def test_it_is_measured_window_by_window() -> None:
