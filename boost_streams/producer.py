@@ -24,8 +24,9 @@ from boost_streams.topics import max_message_bytes
 
 #: How long a message may wait for its delivery before it counts as failed (milliseconds).
 DELIVERY_TIMEOUT_MS = 10_000
-#: How long a message waits for others that go to the same partition (milliseconds).
-LINGER_MS = 3
+#: How long a message waits for others that go to the same partition (milliseconds); those of a busy worker are held
+#: back and handed over together anyway.
+LINGER_MS = 1
 #: How often deliveries are looked for while some are awaited, and otherwise, for the log's sake (seconds).
 POLL_SECONDS = 0.002
 _IDLE_SECONDS = 1.0

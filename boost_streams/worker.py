@@ -83,6 +83,9 @@ WATCHDOG_SECONDS = 9.0
 #: From SIGTERM: requests on connections that a client kept open are answered for so long (seconds).
 KEEP_ALIVE_SECONDS = 1.0
 CLOSE_SECONDS = 2.5
+#: After how long a thread that waits for the interpreter gets it (seconds; Python's own is five times that): what was
+#: fetched passes between the consumer's thread and a busy event loop twice on each hop (docs/adr/0012).
+SWITCH_SECONDS = 0.001
 #: The exit code of a worker that the watchdog had to end.
 EXIT_WATCHDOG = 70
 
@@ -196,6 +199,7 @@ class Worker:
         await self.intake.start()
         await self.authenticator.start()
         _collect_seldom()
+        sys.setswitchinterval(SWITCH_SECONDS)
 
     def _wire_agents(self, table: Any) -> None:
         registry = _registry_of(self.settings)
