@@ -103,7 +103,7 @@ class FastPath:
 
     def remember(self, data: bytes, message: RawRequestMessage) -> None:
         """Remember the head of a request that was taken, `data` as a whole; one with an id is not sent again."""
-        parts = split(data)
+        parts = split(data) if len(data) <= _MOST_TO_SPLIT else None
         key = _key_of(message.headers)
         if parts is not None and key and _REQUEST_ID not in message.headers:
             self._heads.remember(parts.head, hash_key(key))
@@ -268,6 +268,8 @@ class FastConnection(RequestHandler):
                 self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         if self._handler_waiter is not None and not self._handler_waiter.done():
             self._handler_waiter.set_result(None)
+        if transport is None or transport.is_closing():
+            return  # what came behind is not taken any more: it would have no answer
         if self._messages and sleeping is not None and not sleeping.done():
             sleeping.set_result(None)
 

@@ -19,6 +19,10 @@ _END = b"\r\n\r\n"
 #: How clients write what stands before the length; of those who write it otherwise nothing is remembered.
 _BEFORE_LENGTH = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
 _CONTENT_LENGTH = istr("Content-Length")
+#: A parser passes over line ends before a request: its head ends later than it seems to.
+_LINE_ENDS = (b"\r", b"\n")
+#: No body is as long as a number with more digits says; Python refuses to read one of thousands.
+_MOST_DIGITS = 18
 
 
 class Split(NamedTuple):
@@ -48,8 +52,11 @@ def bytes_of(data: bytes, message: RawRequestMessage) -> int | None:
     """
     end = data.find(_END)
     lengths = message.headers.getall(_CONTENT_LENGTH, ["0"])
-    unusual = end < 0 or message.chunked or message.upgrade or len(lengths) != 1 or not lengths[0].isdecimal()
-    if unusual or data.count(b"\n", 0, end) != data.count(b"\r\n", 0, end):
+    if end < 0 or data[:1] in _LINE_ENDS or message.chunked or message.upgrade or len(lengths) != 1:
+        return None
+    if data.count(b"\n", 0, end) != data.count(b"\r\n", 0, end):
+        return None
+    if not lengths[0].isdecimal() or len(lengths[0]) > _MOST_DIGITS:
         return None
     return end + len(_END) + int(lengths[0])
 
@@ -70,6 +77,7 @@ class KnownHeads:
 
     def remember(self, head: bytes, key_hash: bytes) -> None:
         """Remember a head that was split off a request that its parser read from there on, and no further."""
-        if len(self._key_hashes) >= self._most:
+        known_as = hashlib.sha256(head).digest()
+        if known_as not in self._key_hashes and len(self._key_hashes) >= self._most:
             del self._key_hashes[next(iter(self._key_hashes))]
-        self._key_hashes[hashlib.sha256(head).digest()] = key_hash
+        self._key_hashes[known_as] = key_hash

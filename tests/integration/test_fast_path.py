@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import re
 from collections.abc import AsyncIterator
 from uuid import uuid4
@@ -166,6 +167,26 @@ async def test_what_is_under_way_is_answered_before_the_server_closes(
     await closing
     assert await reader.read() == b""
     writer.close()
+
+
+async def test_what_comes_behind_the_last_answer_is_not_taken(
+    site: Site, project: TestProject, database: Database
+) -> None:
+    loop, failures = asyncio.get_running_loop(), list[str]()
+    loop.set_exception_handler(lambda _, context: failures.append(str(context)))
+    reader, writer = await connect(site)
+    async with commits_held(database):
+        writer.write(request(project))
+        await waits(site, 1)
+        writer.write(request(project, {**EVENT, "messageId": "behind"}))
+        await asyncio.sleep(0.1)  # it is parsed, and waits behind the one under way
+        site.draining.append(True)
+    assert b"Connection: close\r\n" in await read_answer(reader)
+    assert await reader.read() == b""
+    writer.close()
+    gc.collect()  # a task that failed says so when it goes
+    assert failures == []
+    assert b'"duplicate"' not in await exchange(site, request(project, {**EVENT, "messageId": "behind"}))
 
 
 async def test_a_worker_that_stops_leaves_everything_to_the_view(site: Site, project: TestProject) -> None:

@@ -171,6 +171,12 @@ async def test_requests_that_come_together_are_all_answered_and_in_order(site: S
     assert site.path.unparsed == 2  # the first, and the last: what comes in two pieces ends where its length says
 
 
+async def test_a_length_of_thousands_of_digits_is_answered(site: Site, project: TestProject) -> None:
+    zeros = request(project, method="GET", target="/elsewhere", body=b"", Content_Length="0" * 5000)
+    (answer,) = await talk(site, zeros)
+    assert answer[9:12] == b"404"
+
+
 async def test_a_revoked_key_is_refused_though_its_head_is_known(site: Site, project: TestProject) -> None:
     await site.known.forget(hash_key(project.key))
     assert (await exchange(site, request(project))).startswith(b"HTTP/1.1 401 ")

@@ -69,6 +69,7 @@ def read(parser: HttpRequestParser, data: bytes) -> RawRequestMessage:
         (b"A: b\r\n", 0),
         (b"Transfer-Encoding: chunked\r\n", None),
         (b"Upgrade: websocket\r\nConnection: upgrade\r\n", None),
+        (b"Content-Length: " + b"0" * 5000 + b"\r\n", None),
     ],
 )
 def test_the_parser_and_the_count_agree_on_where_a_request_ends(
@@ -85,9 +86,15 @@ def test_where_a_line_ends_in_an_unusual_way_only_the_parser_knows(parser: HttpR
         assert bytes_of(_LINE + data, message) is None
 
 
+def test_line_ends_before_a_request_are_the_parsers(parser: HttpRequestParser) -> None:
+    data = b"\r\n\r\n" + _LINE + b"Host: a\r\nContent-Length: 5\r\n\r\n"
+    assert bytes_of(data, read(parser, data)) is None
+
+
 def test_what_was_read_first_is_forgotten_first() -> None:
     heads = KnownHeads(most=3)
     for number in range(5):
         heads.remember(b"head %d" % number, b"%d" % number)
+    heads.remember(b"head 4", b"4")
     assert len(heads) == 3
     assert [heads.key_hash(b"head %d" % number) for number in range(5)] == [None, None, b"2", b"3", b"4"]
