@@ -50,7 +50,7 @@ class OwnConnectionsServer(TestServer):
         self._factory = factory
 
     async def _make_runner(self, **options: Any) -> OwnRunner:
-        runner = OwnRunner(self.app, **options)
+        runner = OwnRunner(self.app, **{**options, "handler_cancellation": False})
         runner.connection_factory = self._factory
         return runner
 
