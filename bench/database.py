@@ -15,6 +15,8 @@ _UNSETTLED = "SELECT coalesce(sum(unsettled), 0)::bigint FROM event_batches"
 _COUNT = "SELECT count(*) FROM events"
 _WAL_SINCE = "SELECT (pg_current_wal_lsn() - %s::pg_lsn)::bigint"
 _WAL_NOW = "SELECT pg_current_wal_lsn()::text"
+_EMIT = "SELECT pg_logical_emit_message(false, 'bench', '')"
+_NEXT_SEGMENT = "SELECT pg_switch_wal()"
 _TABLE_BYTES = """
 SELECT coalesce(sum(pg_table_size(i.inhrelid)), 0)::bigint, coalesce(sum(pg_indexes_size(i.inhrelid)), 0)::bigint
 FROM pg_inherits i WHERE i.inhparent = 'events'::regclass
@@ -87,6 +89,13 @@ class Question:
     def checkpoint(self) -> None:
         """Flush everything, so that the next run starts like the one before."""
         self.run("CHECKPOINT")
+
+    def make_log_segments(self, count: int) -> None:
+        """Have so many files of the write-ahead log made, to be written over (`min_wal_size` keeps them)."""
+        for _ in range(count):
+            self.run(_EMIT)
+            self.run(_NEXT_SEGMENT)
+        self.checkpoint()
 
     def event_table_bytes(self) -> tuple[int, int]:
         """Return the size of the partitions of `events`: heap and TOAST, and indexes (bytes)."""

@@ -46,10 +46,11 @@ class Bench:
         minutes, seconds = divmod(int(time.monotonic() - self.started), 60)
         print(f"[{minutes:2d}:{seconds:02d}] {text}", file=sys.stderr, flush=True)
 
-    def show_round(self, number: int, name: str, values: dict[str, float]) -> None:
-        """Print what a round measured."""
+    def end_round(self, number: int, name: str, values: dict[str, float]) -> None:
+        """Print what a round measured, and leave the next one memory that is at hand (`bench.page_cache`)."""
         shown = ", ".join(f"{key} {value:,.4g}" for key, value in values.items())
         self.say(f"{name} round {number + 1}: {shown}")
+        self.site.let_go_of_page_cache()
 
     def single(self, *, message_ids: bool = False) -> Requests:
         """Return requests that carry one event each."""

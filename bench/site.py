@@ -14,8 +14,9 @@ from pathlib import Path
 from uuid import UUID
 
 from bench.bodies import write_bodies
-from bench.database import clone_database, drop_database
+from bench.database import ask, clone_database, drop_database
 from bench.errors import BenchError
+from bench.page_cache import let_go_of_page_cache
 from boost_streams.api_key import make_key
 from boost_streams.embedded.kafka import LocalKafka, kafka_available
 from boost_streams.embedded.postgres import EmbeddedPostgres
@@ -30,6 +31,9 @@ from db.projects import create_project_across_projects
 PROJECTS = 4
 _TEMPLATE = "boost_template"
 _MIB = 1024 * 1024
+#: Files of the write-ahead log that are kept to be written over, and the size of one.
+_LOG_SEGMENTS = 320
+_SEGMENT_MIB = 16
 _STOP_SECONDS = 10.0
 
 
@@ -49,6 +53,7 @@ def postgres_settings(memory_bytes: int) -> dict[str, str]:
         "shared_buffers": f"{shared}MB",
         "effective_cache_size": f"{shared * 2}MB",
         "max_wal_size": "8GB",
+        "min_wal_size": f"{_LOG_SEGMENTS * _SEGMENT_MIB}MB",
         "checkpoint_timeout": "15min",
     }
 
@@ -94,6 +99,20 @@ class Site:
             list(pool.map(lambda server: server.start(), (self.postgres, self.redis, self.kafka)))
         self.postgres.ensure_database(_TEMPLATE)
         asyncio.run(self._fill(self.postgres.url(_TEMPLATE)))
+
+    def make_log_segments(self) -> None:
+        """Make the files of the write-ahead log that a server which has run for a while writes over.
+
+        A fresh server makes each when it first needs it: a commit then writes 16 MiB of zeros and waits until they
+        are on disk.
+        """
+        with ask(self.postgres.url()) as question:
+            question.make_log_segments(_LOG_SEGMENTS)
+        self.let_go_of_page_cache()
+
+    def let_go_of_page_cache(self) -> None:
+        """Have what the servers wrote on disk only, so that the next measurement finds memory that is at hand."""
+        let_go_of_page_cache(self.folder)
 
     def stop(self) -> None:
         """Stop all three."""

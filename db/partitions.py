@@ -43,6 +43,11 @@ _CHECKS = """
 SELECT coalesce(string_agg(format(', CONSTRAINT %I %s', conname, pg_get_constraintdef(oid)), ''), '')
 FROM pg_constraint WHERE conrelid = 'events'::regclass AND contype = 'c'
 """
+# A new partition is analysed as the parent says: whoever wants statistics of another column alters `events`.
+_STATISTICS = """
+SELECT string_agg(format('ALTER COLUMN %I SET STATISTICS %s', attname, attstattarget), ', ')
+FROM pg_attribute WHERE attrelid = 'events'::regclass AND attnum > 0 AND NOT attisdropped AND attstattarget >= 0
+"""
 _DATABASE_NOW = "SELECT now()"
 _TRY_LOCK = "SELECT pg_try_advisory_lock($1)"
 _UNLOCK = "SELECT pg_advisory_unlock($1)"
@@ -115,6 +120,8 @@ async def _create_and_attach(connection: Any, day: dt.date) -> None:
             return
         columns, checks = await connection.fetchval(_COLUMNS), await connection.fetchval(_CHECKS)
         await connection.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns}{checks}) WITH ({_STORAGE})")
+        if statistics := await connection.fetchval(_STATISTICS):
+            await connection.execute(f"ALTER TABLE {name} {statistics}")
         await connection.execute(
             f"ALTER TABLE {name} DROP CONSTRAINT IF EXISTS {name}_day, "
             f"ADD CONSTRAINT {name}_day CHECK (id >= '{low}' AND id < '{high}')"

@@ -31,13 +31,12 @@ from db.intake import NewEvent, StoredBatch, store_batch_across_projects
 from db.pool import RETRY_AFTER_SECONDS, Database
 from web.byte_budget import ByteBudget
 from web.outbox import Outbox
-from web.waiting import MOST_EVENTS, Accepted, Answer, Part, Submission, WaitingList
+from web.waiting import Accepted, Answer, Part, Submission, WaitingList
+from web.wave import Wave
 
 #: How many commits may be under way at once: a second one when it is full, or when the first takes so long (seconds).
 COMMITS_IN_FLIGHT = 2
 SLOW_COMMIT_SECONDS = 0.01
-#: How much of the recent peak of unanswered events is remembered at each commit.
-_PEAK_DECAY = 0.95
 #: So many turns of the event loop bring a request from its socket to here.
 _TURNS_TO_SUBMIT = 2
 #: A turn that took so long (seconds) and brought nothing was somebody else's: what has come is not kept waiting.
@@ -71,6 +70,7 @@ class Intake:
         *,
         stuck_after_seconds: float,
         most_waiting_bytes: int,
+        in_halves: bool = False,
         commits_in_flight: int = COMMITS_IN_FLIGHT,
         giving_way: GivingWay | None = None,
     ) -> None:
@@ -83,11 +83,13 @@ class Intake:
         self.budget = ByteBudget(most_waiting_bytes)
         self._waiting = WaitingList()
         self._arrived = asyncio.Event()
+        #: Commits that are not answered yet, and those among them that PostgreSQL still works on.
         self._commits: set[asyncio.Task[None]] = set()
+        self._storing: set[asyncio.Task[None]] = set()
         self._commits_in_flight = commits_in_flight
         self._slow = False
         self._unanswered = 0
-        self._recent_peak = 0.0
+        self._wave = Wave(in_halves=in_halves)
         self._to_answer: deque[Submission] = deque()
         self._loops: list[asyncio.Task[None]] = []
 
@@ -126,7 +128,7 @@ class Intake:
         self._waiting.append(submission)
         self._to_answer.append(submission)
         self._unanswered += len(events)
-        if not self._commits or self._waiting.full:
+        if not self._storing or self._waiting.full:
             self._arrived.set()
 
     def _answered(self, answer: Callable[[list[Answer]], None], submission: Submission, answers: list[Answer]) -> None:
@@ -156,16 +158,16 @@ class Intake:
             self._arrived.clear()
             while self._may_begin():
                 await self._gather()
-                self._begin(self._waiting.take())
+                self._begin(self._waiting.take(self._wave.most))
 
     def _may_begin(self) -> bool:
         """Tell whether a commit may begin: none is under way, or it would be full, or those under way take long.
 
         What a commit costs is paid once for all of its events (docs/adr/0010): while one is under way, the next fills.
         """
-        if not self._waiting.events or len(self._commits) >= self._commits_in_flight:
+        if not self._waiting.events or len(self._storing) >= self._commits_in_flight:
             return False
-        return not self._commits or self._waiting.full or self._slow
+        return not self._storing or self._waiting.full or self._slow
 
     async def _answer_in_time(self) -> None:
         """Answer 503 where PostgreSQL takes too long: what still waits is not stored, what is being stored may be."""
@@ -184,8 +186,8 @@ class Intake:
 
     async def _gather(self) -> None:
         """Let in what the event loop has at hand already, so that requests that come together are stored together."""
-        self._recent_peak = max(self._unanswered, self._recent_peak * _PEAK_DECAY)
-        enough = min(MOST_EVENTS, self._recent_peak)
+        self._wave.look(self._unanswered)
+        enough = self._wave.worth_waiting_for
         seen = 0
         while seen < self._waiting.events < enough:
             seen = self._waiting.events
@@ -201,14 +203,24 @@ class Intake:
         self._slow = False
         task = asyncio.create_task(self._commit_safely(parts))
         self._commits.add(task)
+        self._storing.add(task)
         slow = asyncio.get_running_loop().call_later(SLOW_COMMIT_SECONDS, self._is_slow)
 
         def ended(task: asyncio.Task[None]) -> None:
             slow.cancel()
             self._commits.discard(task)
+            self._storing.discard(task)
             self._arrived.set()
 
         task.add_done_callback(ended)
+
+    async def _let_the_next_begin(self) -> None:
+        """Give PostgreSQL its next commit, if one is at hand, before this one, which is stored, is answered."""
+        self._storing.discard(_this_task())
+        self._wave.look(self._unanswered)
+        if self._waiting.events >= self._wave.worth_waiting_for and self._may_begin():
+            self._begin(self._waiting.take(self._wave.most))
+            await asyncio.sleep(0)
 
     def _is_slow(self) -> None:
         self._slow = True
@@ -223,6 +235,7 @@ class Intake:
 
     async def _commit(self, parts: list[Part]) -> None:
         """Store events as one batch; halve it when one of them is refused by the database."""
+        self._storing.add(_this_task())
         events = [event for part in parts for event in part.events()]
         batch_id = new_batch_id()
         seq = self._ledger.open()
@@ -253,6 +266,7 @@ class Intake:
             return
         metrics.COMMIT_SECONDS.observe(time.perf_counter() - started)
         metrics.COMMIT_EVENTS.observe(len(events))
+        await self._let_the_next_begin()
         self._answer(parts, stored)
         self._publish(events, stored, seq)
 
@@ -307,6 +321,12 @@ class Intake:
             self._ledger.close(seq)
         else:
             self._outbox.publish(_batch(events, stored, stored.committed_at), seq)
+
+
+def _this_task() -> asyncio.Task[None]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 def _answer_rest(parts: list[Part], answer: Answer) -> None:

@@ -112,13 +112,13 @@ class WaitingList:
         self.events += len(submission.events)
         self.size += submission.size
 
-    def take(self) -> list[Part]:
+    def take(self, most_events: int = MOST_EVENTS) -> list[Part]:
         """Take off what fits into one commit, at least one event: whole submissions, and the beginning of the next."""
         parts: list[Part] = []
         count = size = 0
-        while self._submissions and count < MOST_EVENTS:
+        while self._submissions and count < most_events:
             submission = self._submissions[0]
-            first, most = submission.taken, MOST_EVENTS - count
+            first, most = submission.taken, most_events - count
             end = _fitting(submission.sizes, first, most, MOST_BYTES - size, at_least=0 if parts else 1)
             if end == first:
                 break

@@ -45,7 +45,7 @@ def measure(bench: Bench) -> Iterable[Row]:
     )
     for number in range(bench.effort.rounds):
         row.rounds.append(_measure_round(bench, number))
-        bench.show_round(number, row.id, {**row.rounds[-1], "ratio": row.rounds[-1]["boost"] / row.rounds[-1]["parts"]})
+        bench.end_round(number, row.id, {**row.rounds[-1], "ratio": row.rounds[-1]["boost"] / row.rounds[-1]["parts"]})
     return [row]
 
 

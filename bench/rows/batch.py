@@ -33,7 +33,7 @@ def measure(bench: Bench) -> Iterable[Row]:
                 row.rounds.append({"boost": accepted, "copy": copied, **cost_since(worker, before)})
                 if ids:
                     compare_with(rows.get(False), row)
-                bench.show_round(number, row.id, {"boost": accepted, "copy": copied, "ratio": accepted / copied})
+                bench.end_round(number, row.id, {"boost": accepted, "copy": copied, "ratio": accepted / copied})
     return rows.values()
 
 

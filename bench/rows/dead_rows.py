@@ -38,7 +38,7 @@ def measure(bench: Bench) -> Iterable[Row]:
             events = [state for state in states if state.name.startswith("events_")]
             row.rounds.append(_shares(events))
             row.details["tables"] = {state.name: _described(state) for state in states}
-            bench.show_round(number, row.id, row.rounds[-1])
+            bench.end_round(number, row.id, row.rounds[-1])
     return [row]
 
 

@@ -75,7 +75,7 @@ def _measure_round(
     if without is not None:
         compare_with(without.row, case.row)
     _keep_backlog(case.row, run)
-    bench.show_round(number, case.row.id, {"boost": run.rate, "ingest": ceiling, "ratio": run.rate / ceiling})
+    bench.end_round(number, case.row.id, {"boost": run.rate, "ingest": ceiling, "ratio": run.rate / ceiling})
 
 
 def _keep_backlog(row: Row, run: Sustained) -> None:

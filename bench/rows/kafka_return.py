@@ -68,7 +68,7 @@ def measure(bench: Bench) -> Iterable[Row]:
         drain.rounds.append(_drain_values(backlog, back))
         p99.rounds.append(_p99_values(alone, back))
         for row in (drain, p99):
-            bench.show_round(number, row.id, row.rounds[-1])
+            bench.end_round(number, row.id, row.rounds[-1])
         if back.share < 1:
             bench.say(f"{p99.id}: the backlog lasted {back.share:.0%} of the window: take more events or fewer seconds")
     return [row for row in (drain, p99) if bench.wanted(row.id)]

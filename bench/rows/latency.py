@@ -36,7 +36,7 @@ def measure(bench: Bench) -> Iterable[Row]:
         _latency(bench, worker.address, rate, 1.0)
         for number in range(bench.effort.rounds):
             row.rounds.append(_measure_round(bench, worker, parse_only, rate))
-            bench.show_round(number, row.id, row.rounds[-1])
+            bench.end_round(number, row.id, row.rounds[-1])
     return [row]
 
 

@@ -38,7 +38,7 @@ def measure(bench: Bench) -> Iterable[Row]:
             first = _after(bench, worker, pace, _FIRST_EVENTS - worker.accepted())
             last = _after(bench, worker, pace, bench.effort.events - worker.accepted())
         row.rounds.append({"boost": last - first, "first": first, "last": last})
-        bench.show_round(number, row.id, row.rounds[-1])
+        bench.end_round(number, row.id, row.rounds[-1])
     return [row]
 
 

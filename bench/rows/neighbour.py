@@ -41,7 +41,7 @@ def measure(bench: Bench) -> Iterable[Row]:
             row.rounds.append(
                 {"boost": beside.p99_ms, "alone": alone.p99_ms, "boost_p50": beside.p50_ms, "alone_p50": alone.p50_ms}
             )
-            bench.show_round(number, row.id, row.rounds[-1])
+            bench.end_round(number, row.id, row.rounds[-1])
     return [row]
 
 

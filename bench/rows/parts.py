@@ -53,7 +53,7 @@ def _measure_row(bench: Bench, worker: Deployment, row_id: str, requests: Reques
         cost = cost_since(worker, before)
         whole = cost.pop("worker_us")
         row.rounds.append({"boost": whole, **shares(spent, whole), **cost})
-        bench.show_round(number, row.id, row.rounds[-1])
+        bench.end_round(number, row.id, row.rounds[-1])
     return row
 
 

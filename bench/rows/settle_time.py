@@ -36,7 +36,7 @@ def measure(bench: Bench) -> Iterable[Row]:
             for name, (share, _) in _SHARES.items():
                 client = answer.p50_ms if name == "p50" else answer.p99_ms
                 rows[name].rounds.append({"boost": percentile(taken, share) * 1e3, "client": client})
-                bench.show_round(number, rows[name].id, rows[name].rounds[-1])
+                bench.end_round(number, rows[name].id, rows[name].rounds[-1])
     return rows.values()
 
 

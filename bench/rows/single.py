@@ -92,7 +92,7 @@ def _measure_round(
         if case.message_ids:
             compare_with(rows.get(_Case(case.connections, False).row_id(kind)), row)
         shown = {name: one[name] for name in ("boost", "faust", "aiohttp")}
-        bench.show_round(number, row.id, shown | {"ratio": one["boost"] / one["faust"]})
+        bench.end_round(number, row.id, shown | {"ratio": one["boost"] / one["faust"]})
 
 
 def _answer(bench: Bench, case: _Case, url: str) -> WrkAnswer:

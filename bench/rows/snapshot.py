@@ -38,7 +38,7 @@ def measure(bench: Bench) -> Iterable[Row]:
         for held in order:
             pace, rates[held] = _pace_and_rate(bench, pace, held)
         row.rounds.append({"boost": rates[True], "without": rates[False]})
-        bench.show_round(number, row.id, row.rounds[-1])
+        bench.end_round(number, row.id, row.rounds[-1])
     return [row]
 
 

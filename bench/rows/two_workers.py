@@ -38,7 +38,7 @@ def measure(bench: Bench) -> Iterable[Row]:
                     "postgres_one": alone["postgres_us"],
                 }
             )
-            bench.show_round(number, row.id, row.rounds[-1])
+            bench.end_round(number, row.id, row.rounds[-1])
     return [row]
 
 

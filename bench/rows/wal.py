@@ -41,7 +41,7 @@ def measure(bench: Bench) -> Iterable[Row]:
             for ids, row in rows.items():
                 row.rounds.append({**_ours(bench, worker, ids), "copy": _copy(bench, copied, ids)})
                 shown = {name: row.rounds[-1][name] for name in ("boost", "copy", "per_commit")}
-                bench.show_round(number, row.id, shown)
+                bench.end_round(number, row.id, shown)
         for ids, row in rows.items():
             with ask(worker.url) as question:
                 question.checkpoint()

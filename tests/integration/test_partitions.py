@@ -13,6 +13,7 @@ FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum
 WHERE a.attrelid = $1::text::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
 _PARTITIONS = "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'events'::regclass"
+_TARGETS = "SELECT attname, attstattarget FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0"
 CHANGING = ["status", "attempt", "settled_at", "error", "cutover"]
 
 
@@ -29,3 +30,14 @@ async def test_what_settling_changes_stands_at_the_end(database: Database) -> No
             columns = await columns_of(connection, name)
             assert sorted(columns) == sorted(parent), name
             assert [column[0] for column in columns][-len(CHANGING) :] == CHANGING, name
+
+
+async def test_little_is_read_to_keep_statistics(database: Database) -> None:
+    """ANALYZE reads 300 rows per unit of the largest target, and sorts them by every column that has one."""
+    async with database.across_projects() as connection:
+        names = [row["name"] for row in await connection.fetch(_PARTITIONS)]
+        assert len(names) >= 4
+        for name in ["events", *names, "event_keys_a", "event_keys_b"]:
+            targets = {row["attname"]: row["attstattarget"] for row in await connection.fetch(_TARGETS, name)}
+            assert all(target is not None and 0 <= target <= 10 for target in targets.values()), (name, targets)
+            assert [targets.get(column, 0) for column in ("payload", "error", "key")] == [0, 0, 0], name

@@ -1,0 +1,43 @@
+"""How many events come at once, and so how many of them one commit takes.
+
+Clients that wait for their answers come in waves: what was stored together is answered together, and what they send
+next comes together. A commit of the whole wave makes the fewest commits and messages, but while PostgreSQL works on it
+there is nothing to read. With commits of half a wave one half is read and prepared while the other is stored.
+"""
+
+from __future__ import annotations
+
+import math
+
+from web.waiting import MOST_EVENTS
+
+#: How much of the recent peak of unanswered events is remembered from one look to the next.
+_PEAK_DECAY = 0.95
+#: From how many events on a wave is cut in two: what a commit costs by itself is shared by those in it.
+_HALVES_FROM = 16
+
+
+class Wave:
+    """The recent peak of unanswered events. `in_halves`: a commit takes half of them, not all (docs/adr/0010)."""
+
+    def __init__(self, *, in_halves: bool = False) -> None:
+        self._in_halves = in_halves
+        self._peak = 0.0
+
+    def look(self, unanswered: int) -> None:
+        """Note how many events have no answer now; called when a commit may begin."""
+        self._peak = max(unanswered, self._peak * _PEAK_DECAY)
+
+    @property
+    def worth_waiting_for(self) -> float:
+        """How many events a commit waits for, as long as they are at hand."""
+        if self._in_halves and self._peak >= _HALVES_FROM:
+            return min(MOST_EVENTS, self._peak / 2)
+        return min(MOST_EVENTS, self._peak)
+
+    @property
+    def most(self) -> int:
+        """How many events a commit takes at most."""
+        if self._in_halves and self._peak >= _HALVES_FROM:
+            return min(MOST_EVENTS, math.ceil(self._peak / 2))
+        return MOST_EVENTS
