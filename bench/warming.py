@@ -1,8 +1,8 @@
 """The warm-up before the first row: servers that were just started are slower than those of a deployment.
 
 PostgreSQL makes the files of its write-ahead log (`Site.make_log_segments`), and the broker compiles its own code while
-it works. Measured with single POSTs of 64 connections and a whole worker, in runs of five seconds after three that were not
-counted: 44, 38, 28 and 23 µs of the broker's processor per event, then 15 to 26. A deployment's broker has that
+it works. Measured with single POSTs of 64 connections and a whole worker, in runs of five seconds after three that were
+not counted: 44, 38, 28 and 23 µs of the broker's processor per event, then 15 to 26. A deployment's broker has that
 behind it.
 """
 
