@@ -12,10 +12,6 @@ BUSY_SHARE = 0.65
 #: The same for how many events it takes in or settles a second: few of them have no need to come together.
 FEW_PER_SECOND = 750.0
 MANY_PER_SECOND = 2000.0
-#: From how many events a second on as many come together as are worth it. A busy worker that takes in or settles fewer,
-#: one of several on the same processors, say, lets them come together for longer, but at most so many times as long.
-FULL_PER_SECOND = 10_000.0
-MOST_STRETCHED = 2.0
 #: How far apart lists are taken, fetches begun and messages sent by a worker that is busy (seconds).
 LISTS_APART_SECONDS = 0.12
 FETCHES_APART_SECONDS = 0.05
@@ -76,7 +72,7 @@ class Pace:
 
     def fetch_wait(self) -> float:
         """Return how long a fetch may wait at the broker for more than the first message (seconds)."""
-        stretch = min(1.0, self._now())
+        stretch = self._now()
         if self._events_per_second() < QUIET_PER_SECOND:
             return QUIET_FETCH_WAIT_SECONDS
         return FETCH_WAIT_SECONDS + stretch * (BUSY_FETCH_WAIT_SECONDS - FETCH_WAIT_SECONDS)
@@ -86,15 +82,12 @@ class Pace:
         return self._now() * SENDS_APART_SECONDS
 
     def _now(self) -> float:
-        """Return where the worker stands between one that has time to spare (0) and one that has none (1, 2)."""
+        """Return where the worker stands between one that has time to spare (0) and one that has none (1)."""
         now = self._clock()
         if now - self._began >= WINDOW_SECONDS:
             busy = self._busy_clock()
             share = _between(IDLE_SHARE, (busy - self._busy_began) / (now - self._began), BUSY_SHARE)
-            rate = self._events_per_second()
-            self._stretch = share * _between(FEW_PER_SECOND, rate, MANY_PER_SECOND)
-            if self._stretch:
-                self._stretch *= min(MOST_STRETCHED, max(1.0, FULL_PER_SECOND / rate))
+            self._stretch = share * _between(FEW_PER_SECOND, self._events_per_second(), MANY_PER_SECOND)
             self._began, self._busy_began = now, busy
         return self._stretch
 
