@@ -89,6 +89,7 @@ class Intake:
         self._commits_in_flight = commits_in_flight
         self._slow = False
         self._unanswered = 0
+        self._requests = 0
         self._wave = Wave(in_halves=in_halves)
         self._to_answer: deque[Submission] = deque()
         self._loops: list[asyncio.Task[None]] = []
@@ -128,11 +129,13 @@ class Intake:
         self._waiting.append(submission)
         self._to_answer.append(submission)
         self._unanswered += len(events)
+        self._requests += 1
         if not self._storing or self._waiting.full:
             self._arrived.set()
 
     def _answered(self, answer: Callable[[list[Answer]], None], submission: Submission, answers: list[Answer]) -> None:
         self._unanswered -= len(submission.events)
+        self._requests -= 1
         self.budget.give_back(submission.size)
         answer(answers)
 
@@ -186,7 +189,7 @@ class Intake:
 
     async def _gather(self) -> None:
         """Let in what the event loop has at hand already, so that requests that come together are stored together."""
-        self._wave.look(self._unanswered)
+        self._wave.look(self._unanswered, self._requests)
         enough = self._wave.worth_waiting_for
         seen = 0
         while seen < self._waiting.events < enough:
@@ -217,7 +220,7 @@ class Intake:
     async def _let_the_next_begin(self) -> None:
         """Give PostgreSQL its next commit, if one is at hand, before this one, which is stored, is answered."""
         self._storing.discard(_this_task())
-        self._wave.look(self._unanswered)
+        self._wave.look(self._unanswered, self._requests)
         if self._waiting.events >= self._wave.worth_waiting_for and self._may_begin():
             self._begin(self._waiting.take(self._wave.most))
             await asyncio.sleep(0)

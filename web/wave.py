@@ -13,31 +13,34 @@ from web.waiting import MOST_EVENTS
 
 #: How much of the recent peak of unanswered events is remembered from one look to the next.
 _PEAK_DECAY = 0.95
-#: From how many events on a wave is cut in two: what a commit costs by itself is shared by those in it.
+#: From how many requests on a wave is cut in two: what a commit costs by itself is shared by those in it, and who sent
+#: a hundred events in one request waits for all of them anyway.
 _HALVES_FROM = 16
 
 
 class Wave:
-    """The recent peak of unanswered events. `in_halves`: a commit takes half of them, not all (docs/adr/0010)."""
+    """The recent peak of what is unanswered. `in_halves`: a commit takes half of them, not all (docs/adr/0010)."""
 
     def __init__(self, *, in_halves: bool = False) -> None:
         self._in_halves = in_halves
         self._peak = 0.0
+        self._requests = 0.0
 
-    def look(self, unanswered: int) -> None:
-        """Note how many events have no answer now; called when a commit may begin."""
-        self._peak = max(unanswered, self._peak * _PEAK_DECAY)
+    def look(self, events: int, requests: int) -> None:
+        """Note how many events, of how many requests, have no answer now; called when a commit may begin."""
+        self._peak = max(events, self._peak * _PEAK_DECAY)
+        self._requests = max(requests, self._requests * _PEAK_DECAY)
 
     @property
     def worth_waiting_for(self) -> float:
         """How many events a commit waits for, as long as they are at hand."""
-        if self._in_halves and self._peak >= _HALVES_FROM:
+        if self._in_halves and self._requests >= _HALVES_FROM:
             return min(MOST_EVENTS, self._peak / 2)
         return min(MOST_EVENTS, self._peak)
 
     @property
     def most(self) -> int:
         """How many events a commit takes at most."""
-        if self._in_halves and self._peak >= _HALVES_FROM:
+        if self._in_halves and self._requests >= _HALVES_FROM:
             return min(MOST_EVENTS, math.ceil(self._peak / 2))
         return MOST_EVENTS

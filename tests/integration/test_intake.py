@@ -81,7 +81,7 @@ async def test_a_commit_does_not_wait_for_turns_that_are_long_and_bring_nothing(
     monkeypatch.setattr(intake_module, "_BUSY_TURN_SECONDS", long_seconds)
     project, intake, seen = await make_project(database), new_intake(database), 0
     intake.submit_then([NewEvent(project.id, "x", b"{}")], lambda _: None)
-    intake._wave.look(100)  # so many came together lately: more are worth waiting for
+    intake._wave.look(100, 100)  # so many came together lately: more are worth waiting for
 
     async def work() -> None:
         nonlocal seen
