@@ -34,13 +34,13 @@ class Wave:
     @property
     def worth_waiting_for(self) -> float:
         """How many events a commit waits for, as long as they are at hand."""
-        if self._in_halves and self._requests >= _HALVES_FROM:
-            return min(MOST_EVENTS, self._peak / 2)
-        return min(MOST_EVENTS, self._peak)
+        return min(MOST_EVENTS, self._peak / 2 if self._is_cut else self._peak)
 
     @property
     def most(self) -> int:
         """How many events a commit takes at most."""
-        if self._in_halves and self._requests >= _HALVES_FROM:
-            return min(MOST_EVENTS, math.ceil(self._peak / 2))
-        return MOST_EVENTS
+        return min(MOST_EVENTS, math.ceil(self._peak / 2)) if self._is_cut else MOST_EVENTS
+
+    @property
+    def _is_cut(self) -> bool:
+        return self._in_halves and self._requests >= _HALVES_FROM

@@ -4,37 +4,28 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+import pytest
+
 from db.intake import NewEvent
 from web.waiting import MOST_EVENTS, Submission, WaitingList
 from web.wave import Wave
 
 
-def test_a_whole_wave_is_waited_for_and_a_commit_takes_what_there_is() -> None:
-    wave = Wave()
-    wave.look(64, 64)
-    assert wave.worth_waiting_for == 64
-    assert wave.most == MOST_EVENTS
-
-
-def test_half_of_a_wave_is_waited_for_and_taken() -> None:
-    wave = Wave(in_halves=True)
-    wave.look(65, 65)
-    assert wave.worth_waiting_for == 32.5
-    assert wave.most == 33
-
-
-def test_a_small_wave_is_not_cut() -> None:
-    wave = Wave(in_halves=True)
-    wave.look(15, 15)
-    assert wave.worth_waiting_for == 15
-    assert wave.most == MOST_EVENTS
-
-
-def test_a_wave_of_few_requests_with_many_events_is_not_cut() -> None:
-    wave = Wave(in_halves=True)
-    wave.look(400, 4)
-    assert wave.worth_waiting_for == 400
-    assert wave.most == MOST_EVENTS
+@pytest.mark.parametrize(
+    ("in_halves", "events", "requests", "worth_waiting_for", "most"),
+    [
+        pytest.param(False, 64, 64, 64, MOST_EVENTS, id="whole"),
+        pytest.param(True, 65, 65, 32.5, 33, id="half"),
+        pytest.param(True, 15, 15, 15, MOST_EVENTS, id="a small wave is not cut"),
+        pytest.param(True, 400, 4, 400, MOST_EVENTS, id="nor are few requests with many events"),
+    ],
+)
+def test_what_a_commit_takes_and_waits_for(
+    in_halves: bool, events: int, requests: int, worth_waiting_for: float, most: int
+) -> None:
+    wave = Wave(in_halves=in_halves)
+    wave.look(events, requests)
+    assert (wave.worth_waiting_for, wave.most) == (worth_waiting_for, most)
 
 
 def test_no_commit_exceeds_its_bound() -> None:
