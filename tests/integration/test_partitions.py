@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import db.migrations
 from db.pool import Database
 
 _COLUMNS = """
@@ -13,7 +15,9 @@ FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum
 WHERE a.attrelid = $1::text::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
 _PARTITIONS = "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'events'::regclass"
+_OPTIONS = "SELECT coalesce(array_to_string(reloptions, ','), '') FROM pg_class WHERE oid = $1::text::regclass"
 _TARGETS = "SELECT attname, attstattarget FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0"
+MIGRATIONS = Path(db.migrations.__file__).parent / "sql"
 CHANGING = ["status", "attempt", "settled_at", "error", "cutover"]
 
 
@@ -41,3 +45,21 @@ async def test_little_is_read_to_keep_statistics(database: Database) -> None:
             targets = {row["attname"]: row["attstattarget"] for row in await connection.fetch(_TARGETS, name)}
             assert all(target is not None and 0 <= target <= 10 for target in targets.values()), (name, targets)
             assert [targets.get(column, 0) for column in ("payload", "error", "key")] == [0, 0, 0], name
+
+
+async def test_a_vacuum_pauses_as_the_server_says(database: Database) -> None:
+    """One that never pauses writes a page of log for each page of the table, and every commit waits meanwhile."""
+    migration = (MIGRATIONS / "0014_a_vacuum_takes_its_time.sql").read_text()
+    connection = await database.connect(role="boost_owner")
+    try:
+        names = [row["name"] for row in await connection.fetch(_PARTITIONS)]
+        assert len(names) >= 4
+        for name in names:
+            assert "cost" not in await connection.fetchval(_OPTIONS, name)
+        await connection.execute(f"ALTER TABLE {names[0]} SET (autovacuum_vacuum_cost_delay = 0)")
+        await connection.execute(migration)
+        options = await connection.fetchval(_OPTIONS, names[0])
+    finally:
+        await connection.close()
+    assert "cost" not in options
+    assert "autovacuum_vacuum_threshold=5000" in options
