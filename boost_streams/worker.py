@@ -37,7 +37,7 @@ from agents.services import HandlerServices
 from agents.settlement import Settlement
 from agents.stall_watch import StallWatch
 from agents.streams import leave_without_acknowledging, run_agent
-from agents.sweeper import Hops, Sweeper
+from agents.sweeper import CLAIMS_AT_ONCE, Hops, Sweeper
 from agents.takeovers import Takeovers
 from boost_streams.app import create_app
 from boost_streams.broker_gate import EXIT_CONFIGURATION
@@ -147,6 +147,7 @@ class Worker:
             self.hops,
             stuck_after_seconds=settings.sweep_stuck_after_seconds,
             batch_size=settings.sweep_batch_size,
+            claims_at_once=1 if "web" in roles else CLAIMS_AT_ONCE,
             giving_way=self.giving_way,
         )
         self.app.before_stop.append(self.drain)

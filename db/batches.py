@@ -70,6 +70,8 @@ WHERE r.project_id = m.project_id AND r.event_id = m.event_id
 """
 _NOW = "SELECT now()"
 _MOST_RELEASED = 2000
+#: How many batches are locked at first, and how many times as many then, to claim as many events as are asked for.
+_FIRST_LOOK = 8
 _LOCK_BATCH = "SELECT project_ids, first_id, last_id FROM event_batches WHERE id = $1 FOR UPDATE"
 _COUNT_PENDING = """
 SELECT count(*) FROM events
@@ -161,17 +163,26 @@ async def claim_due_batches_across_projects(
     """
     async with connection.transaction():
         chosen, events = [], 0
-        if passed_at == NOTHING_PASSED:
-            due = await connection.fetch(_UNPUBLISHED_BATCHES, most_events)
-        else:
-            due = await connection.fetch(_DUE_BATCHES, passed_at, most_events)
-        for row in due:
+        for row in await _lock_due(connection, passed_at, most_events):
             if events >= most_events:
                 break
             chosen.append(row["id"])
             events += row["unsettled"]
         rows = await claim_locked_across_projects(connection, claim, chosen)
     return await with_their_events_across_projects(connection, rows)
+
+
+async def _lock_due(connection: Connection, passed_at: dt.datetime, most_events: int) -> list[Any]:
+    """Lock batches until so many events are covered: few at first, since under load a batch holds hundreds."""
+    most = min(_FIRST_LOOK, most_events)
+    while True:
+        if passed_at == NOTHING_PASSED:
+            due: list[Any] = await connection.fetch(_UNPUBLISHED_BATCHES, most)
+        else:
+            due = await connection.fetch(_DUE_BATCHES, passed_at, most)
+        if len(due) < most or most == most_events or sum(row["unsettled"] for row in due) >= most_events:
+            return due
+        most = min(most * _FIRST_LOOK, most_events)
 
 
 async def claim_locked_across_projects(connection: Connection, claim: Claim, chosen: Sequence[UUID]) -> list[Any]:

@@ -53,8 +53,8 @@ _TRY_LOCK = "SELECT pg_try_advisory_lock($1)"
 _UNLOCK = "SELECT pg_advisory_unlock($1)"
 
 # Settling leaves an old version beside each row. A vacuum reads only the pages that changed since the last one, so it
-# comes at every chance it has (`autovacuum_naptime` of the server), whatever the size of the day (docs/adr/0022). How fast
-# it goes is the server's setting: without a pause, what it writes after a checkpoint fills the log, and commits wait.
+# comes at every chance it has (`autovacuum_naptime` of the server), whatever the size of the day (docs/adr/0022). It
+# pauses as the server says: without pauses, what it writes after a checkpoint fills the log, and commits wait.
 _STORAGE = (
     "fillfactor = 50, autovacuum_vacuum_insert_scale_factor = 0.2, autovacuum_analyze_scale_factor = 0.05, "
     "autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000"
