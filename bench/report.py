@@ -47,8 +47,8 @@ types, from 10,000 users of four projects. Throughput comes from `wrk`, which ke
 from `oha`, which sends at a fixed rate and counts from when a request was due, so that a stall is seen by all that were
 due meanwhile. A worker is under load for 25 seconds before anything is measured: a broker that was just started
 compiles its own code meanwhile, for two or three times what it costs afterwards. PostgreSQL writes over log files that
-are there already, as one that has run for a while does. After each round what the servers wrote is dropped from the
-page cache: a virtual machine whose memory its host takes back pays eight times as much for writing a page once the
+are there already, as one that has run for a while does. After each round of rows that store anything the page cache
+is dropped: a virtual machine whose memory its host takes back pays eight times as much for writing a page once the
 cache has grown by some gigabytes, and only what stores anything pays it (`bench/page_cache.py`).
 """
 _REPEAT = """## How to repeat it

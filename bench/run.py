@@ -46,10 +46,14 @@ class Bench:
         minutes, seconds = divmod(int(time.monotonic() - self.started), 60)
         print(f"[{minutes:2d}:{seconds:02d}] {text}", file=sys.stderr, flush=True)
 
-    def end_round(self, number: int, name: str, values: dict[str, float]) -> None:
-        """Print what a round measured, and leave the next one memory that is at hand (`bench.page_cache`)."""
+    def show_round(self, number: int, name: str, values: dict[str, float]) -> None:
+        """Print what a round measured, where the next one finds the page cache as it is: where it only reads."""
         shown = ", ".join(f"{key} {value:,.4g}" for key, value in values.items())
         self.say(f"{name} round {number + 1}: {shown}")
+
+    def end_round(self, number: int, name: str, values: dict[str, float]) -> None:
+        """Print what a round measured, and leave the next one memory that is at hand (`bench.page_cache`)."""
+        self.show_round(number, name, values)
         self.site.let_go_of_page_cache()
 
     def single(self, *, message_ids: bool = False) -> Requests:

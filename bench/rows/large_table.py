@@ -61,7 +61,7 @@ async def _measure_all(bench: Bench, url: str, rows: dict[str, Row]) -> None:
                 measured = await _round(bench, database, url, target, rows)
                 for name, values in measured.items():
                     rows[name].rounds.append(values)
-                    bench.end_round(number, name, values)
+                    bench.show_round(number, name, values)
     finally:
         await database.close()
 
