@@ -9,7 +9,7 @@ import pytest
 from bench import plan
 from bench.__main__ import main, target_of
 from bench.report import _TITLES, DOCUMENT, PLOTS, as_markdown, read_notes
-from bench.results import RESULTS_FILE, SCRATCH_FILE, Goal, Results, Row, read_results, write_results
+from bench.results import RESULTS_FILE, SCRATCH_FILE, Goal, Measured, Results, Row, read_results, write_results
 from bench.table import as_text, figure
 
 _RUN = {
@@ -71,6 +71,16 @@ def test_a_short_figure_stays_in_the_table_with_what_is_known_of_it() -> None:
     assert "COPY knows no messageId." not in met
     assert "| 0.71 of COPY | ≥ 0.6 | met |" in met
     assert "| CPU, µs per event | 7.5 |" in met
+
+
+def test_rows_of_another_commit_than_their_run_are_named() -> None:
+    rows = [_row("batch"), _row("batch.ids"), _row("memory")]
+    for row, commit, mode in zip(rows, ("abc", "def", "def"), ("full", "full", "large"), strict=True):
+        row.measured = Measured("2026-01-01T00:00:00+00:00", mode, commit, 3.0)
+
+    written = as_markdown(Results(rows, {"full": _RUN}))
+
+    assert [line for line in written.splitlines() if "at commit" in line] == ["- measured at commit `def`: `batch.ids`"]
 
 
 def test_plots_are_shown_where_there_are_some() -> None:
