@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from uuid import UUID
+
+import msgspec
 
 from agents.effects import Settled
 from agents.payload_fields import clean_text
 from agents.registry import Registry
 from agents.streams import Taken
 from boost_streams.outcomes import Failed
+from boost_streams.records import EventKey
 from db.burial import Burial, Origin
+
+_key_decoder = msgspec.json.Decoder(EventKey)
 
 
 class Origins:
@@ -24,9 +30,18 @@ class Origins:
         """Return where an event stood; None when none of the messages holds it."""
         if self._found is None:
             held = ((message, getattr(message.value, "events", ())) for message in self._taken)
-            self._found = {event.id: message for message, events in held for event in events}
+            self._found = {
+                event_id: message for message, events in held for event_id in map(_id_of, events) if event_id
+            }
         message = self._found.get(event_id)
         return None if message is None else Origin(message.topic, message.partition, message.offset)
+
+
+def _id_of(event: msgspec.Raw) -> UUID | None:
+    """Return the id of an event that is bytes still; None when it cannot be read."""
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _key_decoder.decode(event).id
+    return None
 
 
 def said(text: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 from uuid import UUID
@@ -17,25 +17,39 @@ from agents.turns import in_turns
 from boost_streams.events import Event
 from boost_streams.logs import frames_of, get_logger
 from boost_streams.outcomes import Failed, Outcome, Processed, TryAgain, failed, try_again
-from boost_streams.records import EventRecord
+from boost_streams.records import EventRecord, RecordCodec
 
 #: The codes under which an event fails because of its handler, not of its data.
 RAISED = "handler_raised"
 WRONG_ANSWER = "handler_answer"
 
 _log = get_logger(__name__)
+_record_codec = RecordCodec(EventRecord)
 _UNASKED = Prepared()
 _OUTCOMES = (Processed, Failed, TryAgain)
 
 
-async def outcomes(registry: Registry, records: Sequence[EventRecord], services: Any) -> list[Settled]:
-    """Ask the handlers about each event, in this process; never raises."""
+async def outcomes(
+    registry: Registry,
+    records: Sequence[EventRecord | msgspec.Raw],
+    services: Any,
+    unreadable: Callable[[msgspec.Raw, msgspec.DecodeError], None] = lambda _, __: None,
+) -> list[Settled]:
+    """Ask the handlers about each event, in this process; never raises.
+
+    Records may be bytes still; what of them is no record has no outcome and goes to `unreadable`.
+    """
     by_handler: dict[str, list[Event]] = defaultdict(list)
     settled: list[Settled] = []
     handler_of = registry.handler_of
     async for part in in_turns(records):
         for record in part:
-            event = read_event(record)
+            try:
+                event = read_event(record)
+            except msgspec.DecodeError as error:
+                assert isinstance(record, msgspec.Raw)
+                unreadable(record, error)
+                continue
             if isinstance(event, Settled):
                 settled.append(event)
             else:
@@ -45,8 +59,17 @@ async def outcomes(registry: Registry, records: Sequence[EventRecord], services:
     return settled
 
 
-def read_event(record: EventRecord) -> Event | Settled:
-    """Read an event's payload; one that cannot be read has failed."""
+def read_event(record: EventRecord | msgspec.Raw) -> Event | Settled:
+    """Read an event's payload; one that cannot be read has failed.
+
+    Raises:
+        msgspec.DecodeError: The record is bytes, and they are no record.
+    """
+    if isinstance(record, msgspec.Raw):
+        try:
+            return Event.of_bytes(record)
+        except msgspec.DecodeError:
+            record = _record_codec.decode(record)
     try:
         return Event.of_record(record)
     except msgspec.DecodeError as error:

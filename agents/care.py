@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+import msgspec
 
 from agents.calling import outcomes
 from agents.effects import Settled
@@ -13,8 +15,9 @@ from agents.registry import Registry
 from agents.services import HandlerServices
 from agents.streams import Taken
 from agents.takeovers import Takeovers
+from agents.unreadable import Unreadable
 from boost_streams.logs import get_logger
-from boost_streams.records import EventRecord, HandlerBatch
+from boost_streams.records import EventRecord, Malformed, RecordCodec, UnreadHandlerBatch
 
 #: How long a handler is run apart after one of its events killed a process (seconds): what sent one may send more.
 SUSPECT_SECONDS = 600.0
@@ -23,6 +26,7 @@ _STARTS = 3
 _START_PAUSE = 1.0
 
 _log = get_logger(__name__)
+_record_codec = RecordCodec(EventRecord)
 
 
 class Care:
@@ -34,39 +38,51 @@ class Care:
         services: HandlerServices,
         takeovers: Takeovers,
         isolated: IsolatedHandlers,
+        bury: Callable[[Malformed], Awaitable[None]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry = registry
         self._services = services
         self._takeovers = takeovers
         self._isolated = isolated
+        #: Makes a dead letter of an event that cannot be read.
+        self._bury = bury
         self._clock = clock
         self._suspects: dict[str, float] = {}
 
     async def outcomes(self, taken: Sequence[Taken]) -> list[Settled]:
         """Return what became of each event of these messages; whatever goes wrong with one costs that one only."""
         careful = await self._takeovers.careful(taken)
-        here, apart = self._divide(taken, careful=careful)
-        settled = await outcomes(self._registry, here, self._services) if here else []
+        unreadable = Unreadable(taken)
+        here, apart = self._divide(taken, unreadable, careful=careful)
+        settled = await outcomes(self._registry, here, self._services, unreadable.add) if here else []
         if apart:
             settled += await self._apart(apart)
+        for malformed in unreadable.malformed():
+            await self._bury(malformed)
         return settled
 
-    def _divide(self, taken: Sequence[Taken], *, careful: bool) -> tuple[list[EventRecord], list[EventRecord]]:
+    def _divide(
+        self, taken: Sequence[Taken], unreadable: Unreadable, *, careful: bool
+    ) -> tuple[list[msgspec.Raw], list[EventRecord]]:
         """Return the events for this process, and those to be run apart from it."""
-        records: list[EventRecord] = []
-        apart: list[EventRecord] = []
+        here: list[msgspec.Raw] = []
+        for_apart: list[msgspec.Raw] = []
         for message in taken:
-            if isinstance(message.value, HandlerBatch):
-                (apart if careful or message.value.suspect else records).extend(message.value.events)
+            if isinstance(message.value, UnreadHandlerBatch):
+                (for_apart if careful or message.value.suspect else here).extend(message.value.events)
+        apart = [record for _, record in _read(for_apart, unreadable)]
         if not self._suspects:
-            return records, apart
+            return here, apart
         now = self._clock()
         self._suspects = {name: until for name, until in self._suspects.items() if until > now}
-        here: list[EventRecord] = []
-        for one in records:
-            (apart if self._registry.handler_of(one.event_type).name in self._suspects else here).append(one)
-        return here, apart
+        rest: list[msgspec.Raw] = []
+        for event, record in _read(here, unreadable):
+            if self._registry.handler_of(record.event_type).name in self._suspects:
+                apart.append(record)
+            else:
+                rest.append(event)
+        return rest, apart
 
     async def _apart(self, records: Sequence[EventRecord]) -> list[Settled]:
         for _ in range(_STARTS):
@@ -81,3 +97,12 @@ class Care:
             return settled
         # No event's fault, and waiting helps nobody: they are handled as all others are.
         return await outcomes(self._registry, records, self._services)
+
+
+def _read(events: Sequence[msgspec.Raw], unreadable: Unreadable) -> Iterator[tuple[msgspec.Raw, EventRecord]]:
+    """Yield events with their records; those that cannot be read are noted."""
+    for event in events:
+        try:
+            yield event, _record_codec.decode(event)
+        except msgspec.DecodeError as error:
+            unreadable.add(event, error)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import msgspec
 
 from agents.dead_letters import DeadLetters
 from agents.postponing import Postponing
@@ -13,12 +15,13 @@ from agents.progress import ConsumerProgress
 from agents.registry import Registry
 from agents.streams import Taken, acknowledge, in_two_stages, ready_batches
 from agents.takeovers import Takeovers
+from agents.unreadable import Unreadable
 from boost_streams.errors import BrokerAway
 from boost_streams.giving_way import GivingWay
 from boost_streams.logs import get_logger
 from boost_streams.pace import Pace
 from boost_streams.publishing import Publisher
-from boost_streams.records import EventRecord, HandlerBatch, Malformed, Newer, RawEventBatch
+from boost_streams.records import Malformed, Newer, Routing, UnreadBatch, UnreadHandlerBatch
 
 #: About how many events the dispatcher takes at a time.
 MOST_EVENTS = 4000
@@ -30,30 +33,42 @@ MOST_BYTES_TOGETHER = 1024 * 1024
 _LONGEST_PAUSE = 2.0
 
 _log = get_logger(__name__)
+_routing_decoder = msgspec.json.Decoder(Routing)
 
 
 def split_by_family(
-    batches: Sequence[RawEventBatch], registry: Registry, *, suspect: bool = False
-) -> list[HandlerBatch]:
-    """Return one batch per handler family, families in order of their names, events in their order.
+    batches: Sequence[UnreadBatch],
+    registry: Registry,
+    unreadable: Callable[[msgspec.Raw, msgspec.DecodeError], None] = lambda _, __: None,
+    *,
+    suspect: bool = False,
+) -> list[UnreadHandlerBatch]:
+    """Return one batch per handler family, families in order of their names, events in their order, byte for byte.
 
-    `suspect` says that all of them are; each of the batches may say so of itself.
+    `suspect` says that all of them are; each of the batches may say so of itself. An event of which not even the type
+    can be read goes to `unreadable` and nowhere else.
     """
-    by_family: dict[str, list[EventRecord]] = defaultdict(list)
+    by_family: dict[str, list[msgspec.Raw]] = defaultdict(list)
+    routing, family_of = _routing_decoder.decode, registry.family_of
     for batch in batches:
         for event in batch.events:
-            by_family[registry.family_of(event.event_type)].append(event)
+            try:
+                by_family[family_of(routing(event).event_type)].append(event)
+            except msgspec.DecodeError as error:
+                unreadable(event, error)
+            except (UnicodeDecodeError, RecursionError) as error:
+                unreadable(event, msgspec.DecodeError(str(error)))
     first = min(batches, key=lambda batch: batch.published_at)
     suspect = suspect or any(batch.suspect for batch in batches)
     return [
-        HandlerBatch(first.batch_id, first.committed_at, first.published_at, family, events, suspect=suspect)
+        UnreadHandlerBatch(first.batch_id, first.committed_at, first.published_at, family, events, suspect=suspect)
         for family, events in sorted(by_family.items())
     ]
 
 
-def together(taken: Sequence[Taken]) -> Iterator[list[RawEventBatch]]:
+def together(taken: Sequence[Taken]) -> Iterator[list[UnreadBatch]]:
     """Yield the batches of these messages, as many at a time as may travel as one message per family."""
-    batches: list[RawEventBatch] = []
+    batches: list[UnreadBatch] = []
     events = size = 0
     for message in taken:
         batch = message.value
@@ -103,7 +118,7 @@ class Dispatcher:
         )
         await in_two_stages(batches, self.split, self._forward_and_acknowledge)
 
-    async def split(self, taken: Sequence[Taken]) -> list[HandlerBatch]:
+    async def split(self, taken: Sequence[Taken]) -> list[UnreadHandlerBatch]:
         """Return what these messages are forwarded as; those that cannot be read are dealt with."""
         await self._postponing.postpone([message.value for message in taken if isinstance(message.value, Newer)])
         for message in taken:
@@ -111,18 +126,22 @@ class Dispatcher:
                 await self._dead_letters.malformed(message.value)
         # What a dead worker had read from here it may have forwarded and died of: it may come to any partition again.
         suspect = await self._takeovers.careful(taken)
-        readable = [message for message in taken if isinstance(message.value, RawEventBatch)]
-        return [
+        readable = [message for message in taken if isinstance(message.value, UnreadBatch)]
+        unreadable = Unreadable(readable)
+        split = [
             batch
             for batches in together(readable)
-            for batch in split_by_family(batches, self._registry, suspect=suspect)
+            for batch in split_by_family(batches, self._registry, unreadable.add, suspect=suspect)
         ]
+        for malformed in unreadable.malformed():
+            await self._dead_letters.malformed(malformed)
+        return split
 
-    async def _forward_and_acknowledge(self, taken: list[Taken], batches: list[HandlerBatch]) -> None:
+    async def _forward_and_acknowledge(self, taken: list[Taken], batches: list[UnreadHandlerBatch]) -> None:
         await self.forward(batches)
         await acknowledge(taken, self._progress)
 
-    async def forward(self, pending: list[HandlerBatch]) -> None:
+    async def forward(self, pending: list[UnreadHandlerBatch]) -> None:
         """Deliver every family's batches, trying again until the broker has them."""
         pause = 0.05
         while pending:

@@ -13,6 +13,7 @@ import msgspec
 from boost_streams.records import EventRecord
 
 _payload_decoder: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
+_UNREADABLE = (UnicodeDecodeError, RecursionError, InvalidOperation)
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -64,9 +65,24 @@ class Event(msgspec.Struct, frozen=True, gc=False):
             record.trying_since,
         )
 
+    @classmethod
+    def of_bytes(cls, record: msgspec.Raw) -> Event:
+        """Read a record that is bytes still, and its payload, in one go.
+
+        Raises:
+            msgspec.DecodeError: It is no record, or its payload is as `of_record` says.
+        """
+        try:
+            return _event_decoder.decode(record)
+        except _UNREADABLE as error:
+            raise msgspec.DecodeError(f"{type(error).__name__}: {error}") from None
+
+
+_event_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event, float_hook=Decimal)
+
 
 def _decode_payload(payload: msgspec.Raw) -> dict[str, Any]:
     try:
         return _payload_decoder.decode(payload)
-    except (UnicodeDecodeError, RecursionError, InvalidOperation) as error:
+    except _UNREADABLE as error:
         raise msgspec.DecodeError(f"{type(error).__name__}: {error}") from None

@@ -77,6 +77,35 @@ class HandlerBatch(msgspec.Struct, frozen=True, gc=False):
     suspect: bool = False
 
 
+class UnreadBatch(msgspec.Struct, frozen=True, gc=False):
+    """A `RawEventBatch` as the dispatcher reads it: each of its events is the bytes of an `EventRecord`."""
+
+    batch_id: UUID
+    committed_at: dt.datetime
+    published_at: dt.datetime
+    events: list[msgspec.Raw]
+    schema_version: int = SCHEMA_VERSION
+    suspect: bool = False
+
+
+class UnreadHandlerBatch(msgspec.Struct, frozen=True, gc=False):
+    """A `HandlerBatch` as the dispatcher writes it and handler agents read it, its events as bytes (docs/adr/0031)."""
+
+    batch_id: UUID
+    committed_at: dt.datetime
+    published_at: dt.datetime
+    handler: str
+    events: list[msgspec.Raw]
+    schema_version: int = SCHEMA_VERSION
+    suspect: bool = False
+
+
+class Routing(msgspec.Struct, frozen=True, gc=False):
+    """All that the dispatcher reads of an event."""
+
+    event_type: str
+
+
 class SettledCount(msgspec.Struct, frozen=True):
     """How many events of a type settled in one minute (UTC), by status."""
 

@@ -48,7 +48,7 @@ from boost_streams.ledger import Ledger
 from boost_streams.logs import get_logger
 from boost_streams.pace import Pace
 from boost_streams.publishing import Publisher
-from boost_streams.records import DeadLetter, HandlerBatch, RawEventBatch, SettledDeltas
+from boost_streams.records import DeadLetter, RawEventBatch, SettledDeltas, UnreadBatch, UnreadHandlerBatch
 from boost_streams.schema import RecordSchema
 from boost_streams.settings import Settings, load_settings
 from boost_streams.topics import (
@@ -211,10 +211,10 @@ class Worker:
         postponing = Postponing(self.database, self.sweeper.sent_back.update)
         notices = SettledNotices(self._publisher(SETTLED, SettledDeltas), _now)
         self.app.before_stop.append(notices.flush)
-        family_topics = {family: self._topic(family_topic(family), HandlerBatch) for family in FAMILIES}
+        family_topics = {family: self._topic(family_topic(family), UnreadHandlerBatch) for family in FAMILIES}
         dispatcher = Dispatcher(
             registry,
-            {family: self._publisher(family_topic(family), HandlerBatch) for family in FAMILIES},
+            {family: self._publisher(family_topic(family), UnreadHandlerBatch) for family in FAMILIES},
             dead_letters,
             self.progress,
             postponing,
@@ -222,10 +222,11 @@ class Worker:
             self.giving_way,
             self.pace,
         )
-        self._agent("dispatcher", self._topic(RAW_EVENTS, RawEventBatch), dispatcher)
+        self._agent("dispatcher", self._topic(RAW_EVENTS, UnreadBatch), dispatcher)
         services = HandlerServices(self.settings, self.database, self.redis)
         for family, topic in family_topics.items():
-            care = Care(registry, services, self.takeovers, IsolatedHandlers(registry, self.settings))
+            isolated = IsolatedHandlers(registry, self.settings)
+            care = Care(registry, services, self.takeovers, isolated, dead_letters.malformed)
             failing = FailingShare(
                 family,
                 registry,

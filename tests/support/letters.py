@@ -7,6 +7,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
 
+import msgspec
+
 from agents.burials import Origins
 from agents.effects import Settled
 from agents.settlement import Settlement
@@ -17,6 +19,7 @@ from boost_streams.records import EventRecord
 from db.batches import Claim, claim_due_retries_across_projects, record_of_row
 from db.dead_letters import LetterFilter, StoredLetter, list_letters
 from db.pool import Database
+from tests.support.records import as_bytes
 from tests.support.stored_events import WORKER, store
 
 FAILED = failed("missing", "url", "is required")
@@ -47,7 +50,8 @@ async def due_again(database: Database) -> list[Event]:
 def origins(events: Sequence[Event], topic: str = "events.tracking") -> Origins:
     """Say that these events stood in one message, at partition 3, offset 42."""
     records = [
-        EventRecord(e.id, e.project_id, e.event_type, e.occurred_at, e.received_at, cast(Any, b"{}")) for e in events
+        as_bytes(EventRecord(e.id, e.project_id, e.event_type, e.occurred_at, e.received_at, msgspec.Raw(b"{}")))
+        for e in events
     ]
     message = SimpleNamespace(value=SimpleNamespace(events=records), topic=topic, partition=3, offset=42)
     return Origins([cast(Taken, message)])

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,7 +81,8 @@ def test_origins_are_looked_up_once_and_only_when_asked_for() -> None:
         @property
         def value(self) -> Any:
             looked.append(1)
-            return SimpleNamespace(events=[event(1), event(2)])
+            keys = [{"id": UUID(int=number), "project_id": UUID(int=9)} for number in (1, 2)]
+            return SimpleNamespace(events=[*map(msgspec.Raw, map(msgspec.json.encode, keys)), msgspec.Raw(b"7")])
 
     made: Any = Message()
     origins = Origins([made])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Callable
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
@@ -26,8 +27,11 @@ from boost_streams.records import (
     SettledCount,
     SettledDeltas,
     UnknownSchemaVersion,
+    UnreadBatch,
+    UnreadHandlerBatch,
 )
 from boost_streams.schema import RecordSchema
+from tests.support.records import as_bytes
 
 BATCH = UUID("019690a0-0000-7000-8000-000000000000")
 PROJECT = UUID("019690a0-0000-7000-8000-0000000000ff")
@@ -68,10 +72,22 @@ def test_what_is_written_is_read_again(record: msgspec.Struct) -> None:
 
 
 def test_a_payload_passes_through_both_hops_byte_for_byte() -> None:
-    raw, handler = RecordCodec(RawEventBatch), RecordCodec(HandlerBatch)
-    first = raw.decode(raw.encode(RawEventBatch(BATCH, NOON, NOON, [event()])))
-    second = handler.decode(handler.encode(HandlerBatch(BATCH, NOON, NOON, "tracking", first.events)))
-    assert bytes(second.events[0].payload) == PAYLOAD
+    raw, handler = RecordCodec(UnreadBatch), RecordCodec(UnreadHandlerBatch)
+    first = raw.decode(RecordCodec(RawEventBatch).encode(RawEventBatch(BATCH, NOON, NOON, [event()])))
+    forwarded = handler.encode(UnreadHandlerBatch(BATCH, NOON, NOON, "tracking", first.events))
+    assert handler.decode(forwarded).events == first.events
+    assert bytes(RecordCodec(HandlerBatch).decode(forwarded).events[0].payload) == PAYLOAD
+
+
+@pytest.mark.parametrize(("unread", "record"), [(UnreadBatch, RawEventBatch), (UnreadHandlerBatch, HandlerBatch)])
+def test_a_batch_whose_events_are_bytes_has_the_fields_of_its_record_in_their_order(
+    unread: type[msgspec.Struct], record: type[msgspec.Struct]
+) -> None:
+    def declared(of: type[msgspec.Struct]) -> list[tuple[str, object, object]]:
+        return [(one.name, one.type, one.default) for one in msgspec.structs.fields(of) if one.name != "events"]
+
+    assert unread.__struct_fields__ == record.__struct_fields__
+    assert declared(unread) == declared(record)
 
 
 def test_times_keep_their_microseconds_and_are_utc() -> None:
@@ -112,7 +128,7 @@ def test_of_a_newer_record_the_keys_of_its_events_are_read_whatever_else_changed
         ],
     }
     message = SimpleNamespace(topic="raw-events", partition=3, offset=17, value=json.dumps(newer).encode())
-    for record_type in (RawEventBatch, HandlerBatch):
+    for record_type in (RawEventBatch, HandlerBatch, UnreadBatch, UnreadHandlerBatch):
         found = RecordSchema(record_type).loads_value(None, message)
         assert found == Newer(
             "raw-events", 3, 17, SCHEMA_VERSION + 3, [EventKey(first, owner), EventKey(again, owner, 2)]
@@ -163,8 +179,13 @@ def test_the_actor_of_an_event() -> None:
             del who[next(iter(who))]
 
 
-def test_a_handler_sees_the_record_with_exact_decimals() -> None:
-    seen = Event.of_record(event(message_id="m-1", attempt=2))
+def of_bytes(record: EventRecord) -> Event:
+    return Event.of_bytes(as_bytes(record))
+
+
+@pytest.mark.parametrize("read", [Event.of_record, of_bytes])
+def test_a_handler_sees_the_record_with_exact_decimals(read: Callable[[EventRecord], Event]) -> None:
+    seen = read(event(message_id="m-1", attempt=2))
     assert seen.payload["price"] == Decimal("1.10")
     assert str(seen.payload["price"]) == "1.10"
     assert seen.payload["big"] == Decimal("12345678901234567890.123456789")
@@ -184,5 +205,13 @@ def test_a_handler_sees_the_record_with_exact_decimals() -> None:
     ],
 )
 def test_a_payload_that_cannot_be_read_is_a_decode_error(payload: bytes) -> None:
-    with pytest.raises(msgspec.DecodeError):
-        Event.of_record(event(payload))
+    for read in (Event.of_record, of_bytes):
+        with pytest.raises(msgspec.DecodeError):
+            read(event(payload))
+
+
+def test_an_event_of_bytes_has_every_field_of_its_record() -> None:
+    changes = {"asked_attempt": 3, "trying_since": NOON, "attempt": 4, "session_id": "s", "message_id": "m"}
+    full = event(user_id="u", anonymous_id="a", **changes)
+    assert of_bytes(full) == Event.of_record(full)
+    assert Event.__struct_fields__ == EventRecord.__struct_fields__
