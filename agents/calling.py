@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any
 from uuid import UUID
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from agents.effects import Settled
-from agents.preparing import Prepared, call_prepare, prepare
+from agents.preparing import call_prepare, prepare
 from agents.registry import Handler, Registry
 from agents.turns import in_turns
 from boost_streams.events import Event
@@ -25,7 +26,8 @@ WRONG_ANSWER = "handler_answer"
 
 _log = get_logger(__name__)
 _record_codec = RecordCodec(EventRecord)
-_UNASKED = Prepared()
+#: The payload of an event that its handler has seen, and what was prepared where nothing was.
+_READ: Mapping[Any, Any] = MappingProxyType({})
 _OUTCOMES = (Processed, Failed, TryAgain)
 
 
@@ -39,7 +41,7 @@ async def outcomes(
 
     Records may be bytes still; what of them is no record has no outcome and goes to `unreadable`.
     """
-    by_handler: dict[str, list[Event]] = defaultdict(list)
+    to_prepare: dict[str, list[Event]] = defaultdict(list)
     settled: list[Settled] = []
     handler_of = registry.handler_of
     async for part in in_turns(records):
@@ -50,12 +52,16 @@ async def outcomes(
                 assert isinstance(record, msgspec.Raw)
                 unreadable(record, error)
                 continue
-            if isinstance(event, Settled):
+            if not isinstance(event, Event):
                 settled.append(event)
+                continue
+            handler = handler_of(event.event_type)
+            if handler.prepare is None:
+                settled.append(_handled(event, call_handler(handler, event, _READ)))
             else:
-                by_handler[handler_of(event.event_type).name].append(event)
-    for events in by_handler.values():
-        settled.extend(await _of_handler(handler_of(events[0].event_type), events, services))
+                to_prepare[handler.name].append(event)
+    for events in to_prepare.values():
+        settled.extend(await _of_preparing_handler(handler_of(events[0].event_type), events, services))
     return settled
 
 
@@ -77,16 +83,25 @@ def read_event(record: EventRecord | msgspec.Raw) -> Event | Settled:
         return Settled(unreadable, failed("malformed_payload", "payload", str(error)))
 
 
-async def _of_handler(handler: Handler, events: Sequence[Event], services: Any) -> list[Settled]:
-    prepared = _UNASKED if handler.prepare is None else await prepare(handler, events, services)
+async def _of_preparing_handler(handler: Handler, events: Sequence[Event], services: Any) -> list[Settled]:
+    prepared = await prepare(handler, events, services)
     answers, refused = prepared.answers, prepared.refused
     settled: list[Settled] = []
     async for part in in_turns(events):
         for event in part:
             reason = refused.get(event.id) if refused else None
             outcome = call_handler(handler, event, answers) if reason is None else try_again(reason)
-            settled.append(Settled(event, outcome))
+            settled.append(_handled(event, outcome))
     return settled
+
+
+def _handled(event: Event, outcome: Outcome) -> Settled:
+    """Return an event with its outcome and without its payload, which nobody reads any more.
+
+    It is most of an event's memory, and the next event's takes its place, in the cache still (docs/adr/0031).
+    """
+    force_setattr(event, "payload", _READ)
+    return Settled(event, outcome)
 
 
 def call_handler(handler: Handler, event: Event, prepared: Mapping[UUID, Any]) -> Outcome:

@@ -46,12 +46,11 @@ class SettledNotices:
             _log.warning("notices were dropped", action="settled_notice", count=len(moved))
             return
         minute = self._now().replace(second=0, microsecond=0)
-        projects = {one.event.project_id.int: one.event.project_id for one in moved}
         counts = Counter(
             [(one.event.project_id.int, one.event.event_type, isinstance(one.outcome, Processed)) for one in moved]
         )
         for (project, event_type, done), count in counts.items():
-            self._waiting[projects[project], event_type, minute, done] += count
+            self._waiting[UUID(int=project), event_type, minute, done] += count
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send_until_none_waits())
 

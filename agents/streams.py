@@ -197,6 +197,7 @@ async def in_two_stages(
             if before is not None:
                 await before
             before = group.create_task(_as_task(second(taken, made)))
+            del taken, made  # else this batch would be kept until the next one is handled
 
 
 async def _as_task(work: Awaitable[None]) -> None:

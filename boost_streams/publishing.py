@@ -108,7 +108,9 @@ class Publisher:
         """
         try:
             async with asyncio.timeout(SEND_SECONDS):
-                await (await self._topic.send(key=key, value=record))
+                delivered = await self._topic.send(key=key, value=record)
+                del record  # what waits for the broker are its bytes
+                await delivered
         except (asyncio.CancelledError, MessageTooLarge):
             raise
         except MessageSizeTooLargeError as error:

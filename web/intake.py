@@ -137,6 +137,7 @@ class Intake:
         self._unanswered -= len(submission.events)
         self._requests -= 1
         self.budget.give_back(submission.size)
+        self._forget_answered()
         answer(answers)
 
     async def drain(self, seconds: float) -> None:
@@ -177,8 +178,7 @@ class Intake:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            while self._to_answer and self._to_answer[0].answered:
-                self._to_answer.popleft()
+            self._forget_answered()
             now = loop.time()
             late = [one for one in self._to_answer if one.answer_by <= now and not one.answered]
             for submission in late:
@@ -186,6 +186,11 @@ class Intake:
             if late:
                 self._waiting.drop_answered()
                 _log.warning("requests not stored in time", action="intake_late", count=len(late))
+
+    def _forget_answered(self) -> None:
+        """Let go of events that nobody waits for any more: memory that is free at once is still in the cache."""
+        while self._to_answer and self._to_answer[0].answered:
+            self._to_answer.popleft()
 
     async def _gather(self) -> None:
         """Let in what the event loop has at hand already, so that requests that come together are stored together."""

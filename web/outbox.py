@@ -96,10 +96,13 @@ class Outbox:
                 _log.info("batches left to the sweeper", action="outbox_release", count=len(found))
 
     async def _send(self, batch: RawEventBatch, seq: int) -> None:
+        batch_id = batch.batch_id
+        sending = self._publisher.send(batch)
+        del batch  # it is bytes before it is waited for: its memory is free for the next one meanwhile
         try:
-            await self._publisher.send(batch)
+            await sending
         except BaseException as error:
-            self.leave_to_sweeper(batch.batch_id, seq)
+            self.leave_to_sweeper(batch_id, seq)
             if not isinstance(error, BoostError):
                 raise
         else:

@@ -214,6 +214,18 @@ async def test_ids_are_consecutive_within_a_batch(database: Database, intake: In
 
 
 @pytest.mark.usefixtures("no_search_for_cycles")
+async def test_requests_are_let_go_of_as_they_are_answered(
+    database: Database, intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a tenth of a second later, when it is looked for requests whose time is over."""
+    monkeypatch.setattr(intake_module, "_LOOK_SECONDS", 60)
+    project = await make_project(database)
+    await asyncio.sleep(0.2)  # the look that was under way
+    await asyncio.gather(*(intake.submit([NewEvent(project.id, "x", b"{}")] * 3) for _ in range(20)))
+    await eventually(lambda: not kept_requests(project.id))
+
+
+@pytest.mark.usefixtures("no_search_for_cycles")
 async def test_nothing_is_kept_for_commits_that_never_reached_postgresql() -> None:
     """While the server is away every request is answered 503, and memory does not grow with them."""
     nowhere = Database("postgresql://postgres@127.0.0.1:1/none")
@@ -336,7 +348,7 @@ async def test_nothing_is_committed_when_time_runs_out_while_a_commit_gathers(
 
         async def too_late() -> None:
             monkeypatch.setattr(intake, "_gather", gather)
-            for submission in intake._to_answer:
+            for submission in list(intake._to_answer):
                 submission.give_up(Unavailable("too late", retry_after=1))
             intake._waiting.drop_answered()
 
