@@ -6,13 +6,18 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 
 from boost_streams.embedded.broker import EmbeddedBroker
+from boost_streams.records import UnreadBatch
+from db.batches import record_of_row
 from db.pool import Database
 from tests.support.letters import fetch
 from tests.support.projects import TestProject
+from tests.support.records import as_bytes
+from tests.support.stored_events import store
 from tests.support.waiting import eventually
 from tests.support.workers import WorkerProcess
 
@@ -116,3 +121,32 @@ async def test_a_message_that_nobody_can_read_is_kept_for_operators(
     assert all(row["message"] and row["offset"] is not None for row in rows)
     async with aiohttp.ClientSession(headers=project.headers) as session:
         assert (await ask(session, worker, "GET", "/dead-letters"))["items"] == []
+
+
+async def test_events_that_nobody_can_read_cost_none_of_those_beside_them(
+    worker: WorkerProcess, project: TestProject, database: Database, broker: str
+) -> None:
+    without_type, without_id = b'{"id": 7}', b'{"event_type":"page_view"}'
+    ids = await store(database, project.id, "page_view", "click", payload=b'{"url": "/", "element": "a"}')
+    stored = await fetch(database, "SELECT * FROM events ORDER BY id")
+    first, second = (as_bytes(record_of_row(row)) for row in stored)
+    (batch,) = await fetch(database, "SELECT * FROM event_batches")
+    events = [msgspec.Raw(without_type), first, msgspec.Raw(without_id), second]
+    record = UnreadBatch(batch["id"], batch["created_at"], batch["created_at"], events)
+    producer = AIOKafkaProducer(bootstrap_servers=broker)
+    await producer.start()
+    await producer.send_and_wait("raw-events", msgspec.json.encode(record), key=b"k")
+    await producer.stop()
+
+    async def done() -> bool:
+        letters = await fetch(database, "SELECT * FROM dead_letters")
+        settled = await fetch(database, "SELECT id FROM events WHERE status = 'processed'")
+        return len(letters) == 2 and {row["id"] for row in settled} == set(ids)
+
+    await eventually(done, deadline=20, what="two events processed, two letters")
+    letters = await fetch(database, "SELECT * FROM dead_letters")
+    assert {(row["topic"], row["code"], row["raw"]) for row in letters} == {
+        ("raw-events", "malformed", without_type),
+        ("events.tracking", "malformed", without_id),
+    }
+    assert all(row["project_id"] is None and row["message"] for row in letters)
