@@ -13,7 +13,7 @@ from agents.payload_fields import clean_text
 from agents.registry import Registry
 from agents.streams import Taken
 from boost_streams.outcomes import Failed
-from boost_streams.records import EventKey
+from boost_streams.records import EventKey, UnreadHandlerBatch
 from db.burial import Burial, Origin
 
 _key_decoder = msgspec.json.Decoder(EventKey)
@@ -24,15 +24,14 @@ class Origins:
 
     def __init__(self, taken: Sequence[Taken] = ()) -> None:
         self._taken = taken
-        self._found: dict[UUID, Taken] | None = None
+        self._found: dict[UUID | None, Taken] | None = None
 
     def of(self, event_id: UUID) -> Origin | None:
         """Return where an event stood; None when none of the messages holds it."""
         if self._found is None:
-            held = ((message, getattr(message.value, "events", ())) for message in self._taken)
-            self._found = {
-                event_id: message for message, events in held for event_id in map(_id_of, events) if event_id
-            }
+            held = ((message, message.value) for message in self._taken)
+            readable = ((message, batch.events) for message, batch in held if isinstance(batch, UnreadHandlerBatch))
+            self._found = {_id_of(event): message for message, events in readable for event in events}
         message = self._found.get(event_id)
         return None if message is None else Origin(message.topic, message.partition, message.offset)
 

@@ -15,7 +15,7 @@ from agents.settlement import Settlement
 from agents.streams import Taken
 from boost_streams.events import Event
 from boost_streams.outcomes import Outcome, failed
-from boost_streams.records import EventRecord
+from boost_streams.records import EventRecord, UnreadHandlerBatch
 from db.batches import Claim, claim_due_retries_across_projects, record_of_row
 from db.dead_letters import LetterFilter, StoredLetter, list_letters
 from db.pool import Database
@@ -53,7 +53,8 @@ def origins(events: Sequence[Event], topic: str = "events.tracking") -> Origins:
         as_bytes(EventRecord(e.id, e.project_id, e.event_type, e.occurred_at, e.received_at, msgspec.Raw(b"{}")))
         for e in events
     ]
-    message = SimpleNamespace(value=SimpleNamespace(events=records), topic=topic, partition=3, offset=42)
+    batch = UnreadHandlerBatch(UUID(int=1), events[0].received_at, events[0].received_at, "tracking", records)
+    message = SimpleNamespace(value=batch, topic=topic, partition=3, offset=42)
     return Origins([cast(Taken, message)])
 
 

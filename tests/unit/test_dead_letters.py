@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import datetime as dt
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import msgspec
@@ -18,9 +18,11 @@ from agents.effects import Settled
 from agents.handlers import load_registry
 from agents.registry import MAX_AGE_SECONDS, MAX_ATTEMPTS
 from agents.settlement import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, move_of, within_limits
+from agents.streams import Taken
 from boost_streams.errors import Invalid
 from boost_streams.events import Event
 from boost_streams.outcomes import Failed, TryAgain, failed, processed
+from boost_streams.records import EventKey, Malformed, Newer, UnreadHandlerBatch
 from db.burial import Origin, burial_parameters, message_letter_id
 from db.cursors import read_cursor, write_cursor
 
@@ -82,10 +84,13 @@ def test_origins_are_looked_up_once_and_only_when_asked_for() -> None:
         def value(self) -> Any:
             looked.append(1)
             keys = [{"id": UUID(int=number), "project_id": UUID(int=9)} for number in (1, 2)]
-            return SimpleNamespace(events=[*map(msgspec.Raw, map(msgspec.json.encode, keys)), msgspec.Raw(b"7")])
+            events = [*map(msgspec.Raw, map(msgspec.json.encode, keys)), msgspec.Raw(b"7")]
+            return UnreadHandlerBatch(UUID(int=1), NOON, NOON, "tracking", events)
 
     made: Any = Message()
-    origins = Origins([made])
+    newer = SimpleNamespace(value=Newer("events.tracking", 1, 3, 2, [EventKey(UUID(int=3), UUID(int=9))]))
+    unreadable = SimpleNamespace(value=Malformed("events.tracking", 1, 4, "no JSON", b"x"))
+    origins = Origins(cast("list[Taken]", [newer, made, unreadable]))
     assert looked == []
     assert origins.of(UUID(int=1)) == origins.of(UUID(int=2)) == Origin("events.tracking", 1, 2)
     assert origins.of(UUID(int=3)) is None
