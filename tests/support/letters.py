@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
@@ -22,6 +23,7 @@ from db.pool import Database
 from tests.support.records import as_bytes
 from tests.support.stored_events import WORKER, store
 
+LONG_AGO = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 FAILED = failed("missing", "url", "is required")
 
 
@@ -53,7 +55,7 @@ def origins(events: Sequence[Event], topic: str = "events.tracking") -> Origins:
         as_bytes(EventRecord(e.id, e.project_id, e.event_type, e.occurred_at, e.received_at, msgspec.Raw(b"{}")))
         for e in events
     ]
-    batch = UnreadHandlerBatch(UUID(int=1), events[0].received_at, events[0].received_at, "tracking", records)
+    batch = UnreadHandlerBatch(UUID(int=1), LONG_AGO, LONG_AGO, "tracking", records)
     message = SimpleNamespace(value=batch, topic=topic, partition=3, offset=42)
     return Origins([cast(Taken, message)])
 
