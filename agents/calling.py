@@ -18,14 +18,13 @@ from agents.turns import in_turns
 from boost_streams.events import Event
 from boost_streams.logs import frames_of, get_logger
 from boost_streams.outcomes import Failed, Outcome, Processed, TryAgain, failed, try_again
-from boost_streams.records import EventRecord, RecordCodec
+from boost_streams.records import EventRecord, event_of_bytes
 
 #: The codes under which an event fails because of its handler, not of its data.
 RAISED = "handler_raised"
 WRONG_ANSWER = "handler_answer"
 
 _log = get_logger(__name__)
-_record_codec = RecordCodec(EventRecord)
 #: The payload of an event that its handler has seen, and what was prepared where nothing was.
 _READ: Mapping[Any, Any] = MappingProxyType({})
 _OUTCOMES = (Processed, Failed, TryAgain)
@@ -75,7 +74,7 @@ def read_event(record: EventRecord | msgspec.Raw) -> Event | Settled:
         try:
             return Event.of_bytes(record)
         except msgspec.DecodeError:
-            record = _record_codec.decode(record)
+            record = event_of_bytes(record)
     try:
         return Event.of_record(record)
     except msgspec.DecodeError as error:

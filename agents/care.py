@@ -17,7 +17,7 @@ from agents.streams import Taken
 from agents.takeovers import Takeovers
 from agents.unreadable import Unreadable
 from boost_streams.logs import get_logger
-from boost_streams.records import EventRecord, Malformed, RecordCodec, UnreadHandlerBatch
+from boost_streams.records import EventRecord, Malformed, UnreadHandlerBatch, event_of_bytes
 
 #: How long a handler is run apart after one of its events killed a process (seconds): what sent one may send more.
 SUSPECT_SECONDS = 600.0
@@ -26,7 +26,6 @@ _STARTS = 3
 _START_PAUSE = 1.0
 
 _log = get_logger(__name__)
-_record_codec = RecordCodec(EventRecord)
 
 
 class Care:
@@ -103,6 +102,6 @@ def _read(events: Sequence[msgspec.Raw], unreadable: Unreadable) -> Iterator[tup
     """Yield events with their records; those that cannot be read are noted."""
     for event in events:
         try:
-            yield event, _record_codec.decode(event)
+            yield event, event_of_bytes(event)
         except msgspec.DecodeError as error:
             unreadable.add(event, error)

@@ -45,6 +45,21 @@ class EventRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         return self.user_id or self.anonymous_id or self.session_id or str(self.id)
 
 
+def event_of_bytes(data: msgspec.Raw) -> EventRecord:
+    """Read one event of a message, as bytes still.
+
+    Raises:
+        msgspec.DecodeError: It is no record of an event.
+    """
+    try:
+        return _event_decoder.decode(data)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None
+
+
+_event_decoder: msgspec.json.Decoder[EventRecord] = msgspec.json.Decoder(EventRecord)
+
+
 class RawEventBatch(msgspec.Struct, frozen=True, gc=False):
     """What was committed together: one message on `raw-events`.
 

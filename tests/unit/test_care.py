@@ -111,6 +111,7 @@ async def test_a_handler_whose_event_killed_a_process_is_run_apart_for_a_while()
         pytest.param(b"7", id="no object"),
         pytest.param(b'{"id": 1, "event_type": "click"}', id="an id of another type"),
         pytest.param(b'{"event_type":"click"', id="cut short"),
+        pytest.param(b'{"event_type":"click","schema_version":9}', id="what looks like a newer record"),
         pytest.param(b"[" * 100_000 + b"]" * 100_000, id="nested too deeply"),
     ],
 )
