@@ -76,6 +76,32 @@ class RawEventBatch(msgspec.Struct, frozen=True, gc=False):
     suspect: bool = False
 
 
+class OutgoingEvent(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A new event as intake writes it: an `EventRecord` of which what others share is text already."""
+
+    id: str
+    project_id: str
+    event_type: str
+    occurred_at: dt.datetime | str
+    received_at: str
+    payload: msgspec.Raw
+    user_id: str | None = None
+    anonymous_id: str | None = None
+    session_id: str | None = None
+    message_id: str | None = None
+
+
+class OutgoingBatch(msgspec.Struct, frozen=True, gc=False):
+    """A `RawEventBatch` as intake writes it."""
+
+    batch_id: UUID
+    committed_at: dt.datetime
+    published_at: dt.datetime
+    events: list[OutgoingEvent]
+    schema_version: int = SCHEMA_VERSION
+    suspect: bool = False
+
+
 class HandlerBatch(msgspec.Struct, frozen=True, gc=False):
     """The events that one handler family takes, of a batch or of several that were there together.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from http import HTTPStatus
-from uuid import UUID
 
 import msgspec
 from aiohttp import web
@@ -25,7 +24,7 @@ LINES_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl"
 
 class _Taken(msgspec.Struct, gc=False, omit_defaults=True):
     index: int
-    id: UUID
+    id: str
     duplicate: bool = False
 
 
@@ -46,8 +45,10 @@ async def accept_batch(request: web.Request) -> web.Response:
     try:
         read = await _read(request)
         new = [event for event in read if isinstance(event, NewEvent)]
-        answers = iter(await services_of(request).intake.submit(new))
-        final = [next(answers) if isinstance(event, NewEvent) else event for event in read]
+        final = await services_of(request).intake.submit(new)
+        if len(new) < len(read):
+            answers = iter(final)
+            final = [next(answers) if isinstance(event, NewEvent) else event for event in read]
         if not any(isinstance(answer, Accepted) for answer in final):
             _raise_what_may_pass(final)
     except BoostError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 import functools
 import time
 from collections import deque
@@ -17,20 +16,19 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import asyncpg
-import msgspec
 
 from boost_streams import metrics
 from boost_streams.errors import BoostError, Invalid, Unauthorized, Unavailable, without_frames
-from boost_streams.event_id import event_ids, new_batch_id
+from boost_streams.event_id import event_ids, id_texts, new_batch_id
 from boost_streams.giving_way import GivingWay
 from boost_streams.ledger import Ledger
 from boost_streams.logs import get_logger
-from boost_streams.records import EventRecord, RawEventBatch
 from db.deadline import ANSWER_BY, ANSWER_SECONDS
 from db.intake import NewEvent, StoredBatch, store_batch_across_projects
 from db.pool import RETRY_AFTER_SECONDS, Database
 from web.byte_budget import ByteBudget
 from web.outbox import Outbox
+from web.outgoing import outgoing_batch
 from web.waiting import Accepted, Answer, Part, Submission, WaitingList
 from web.wave import Wave
 
@@ -275,8 +273,9 @@ class Intake:
         metrics.COMMIT_SECONDS.observe(time.perf_counter() - started)
         metrics.COMMIT_EVENTS.observe(len(events))
         await self._let_the_next_begin()
-        self._answer(parts, stored)
-        self._publish(events, stored, seq)
+        texts = id_texts(batch_id, len(events))
+        self._answer(parts, stored, texts)
+        self._publish(events, stored, texts, seq)
 
     async def _store(self, batch_id: UUID, events: Sequence[NewEvent], seq: int) -> StoredBatch:
         ids = event_ids(batch_id, len(events))
@@ -313,9 +312,11 @@ class Intake:
         await self._commit(singles[:middle])
         await self._commit(singles[middle:])
 
-    def _answer(self, parts: list[Part], stored: StoredBatch) -> None:
+    def _answer(self, parts: list[Part], stored: StoredBatch, texts: Sequence[str]) -> None:
         duplicates = stored.duplicates
-        answers = [Accepted(event_id, number in duplicates) for number, event_id in enumerate(stored.event_ids)]
+        answers = [Accepted(text) for text in texts]
+        for number in duplicates:
+            answers[number] = Accepted(str(stored.event_ids[number]), duplicate=True)
         start = 0
         for part in parts:
             part.submission.answer(part.first, answers[start : start + len(part)])
@@ -324,11 +325,11 @@ class Intake:
         metrics.EVENTS_ACCEPTED.inc(len(answers) - len(duplicates))
         self._giving_way.took_in(len(answers))
 
-    def _publish(self, events: Sequence[NewEvent], stored: StoredBatch, seq: int) -> None:
+    def _publish(self, events: Sequence[NewEvent], stored: StoredBatch, texts: Sequence[str], seq: int) -> None:
         if stored.committed_at is None:
             self._ledger.close(seq)
         else:
-            self._outbox.publish(_batch(events, stored, stored.committed_at), seq)
+            self._outbox.publish(outgoing_batch(events, stored, texts, stored.committed_at), seq)
 
 
 def _this_task() -> asyncio.Task[None]:
@@ -350,23 +351,3 @@ def _refusal(error: asyncpg.PostgresError) -> BoostError:
     if error.sqlstate == "23503":
         return Unauthorized("the project of this key no longer exists")
     return Invalid.field("payload", f"PostgreSQL cannot store it: {str(error).splitlines()[0]}")
-
-
-def _batch(events: Sequence[NewEvent], stored: StoredBatch, committed_at: dt.datetime) -> RawEventBatch:
-    records = [
-        EventRecord(
-            id=event_id,
-            project_id=event.project_id,
-            event_type=event.event_type,
-            occurred_at=event.occurred_at or committed_at,
-            received_at=committed_at,
-            payload=msgspec.Raw(event.payload),
-            user_id=event.user_id,
-            anonymous_id=event.anonymous_id,
-            session_id=event.session_id,
-            message_id=event.message_id,
-        )
-        for position, (event, event_id) in enumerate(zip(events, stored.event_ids, strict=True))
-        if position not in stored.duplicates
-    ]
-    return RawEventBatch(stored.batch_id, committed_at, committed_at, records)

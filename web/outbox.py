@@ -16,7 +16,7 @@ from boost_streams.errors import BoostError, Unavailable
 from boost_streams.ledger import Ledger
 from boost_streams.logs import get_logger
 from boost_streams.publishing import Publisher
-from boost_streams.records import RawEventBatch
+from boost_streams.records import OutgoingBatch
 from db.batches import release_batches_across_projects
 from db.pool import STATEMENT_SECONDS, Database
 
@@ -55,7 +55,7 @@ class Outbox:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def publish(self, batch: RawEventBatch, seq: int) -> None:
+    def publish(self, batch: OutgoingBatch, seq: int) -> None:
         """Send a batch in the background, or leave it to the sweeper when the broker is away or slow."""
         if len(self.on_their_way) >= MOST_PUBLISHES or self._publisher.state.problem is not None:
             self.leave_to_sweeper(batch.batch_id, seq)
@@ -95,7 +95,7 @@ class Outbox:
             if found:
                 _log.info("batches left to the sweeper", action="outbox_release", count=len(found))
 
-    async def _send(self, batch: RawEventBatch, seq: int) -> None:
+    async def _send(self, batch: OutgoingBatch, seq: int) -> None:
         batch_id = batch.batch_id
         sending = self._publisher.send(batch)
         del batch  # it is bytes before it is waited for: its memory is free for the next one meanwhile

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from uuid import UUID
 
 import msgspec
 
@@ -17,9 +16,9 @@ MOST_BYTES = 512 * 1024
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
-    """An event that is stored: its id, and whether an earlier event carried the same messageId."""
+    """An event that is stored: its id as text, and whether an earlier event carried the same messageId."""
 
-    id: UUID
+    id: str
     duplicate: bool = False
 
 

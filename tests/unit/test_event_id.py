@@ -18,6 +18,7 @@ from boost_streams.event_id import (
     event_ids,
     first_id_of_day,
     id_at,
+    id_texts,
     last_of,
     new_batch_id,
 )
@@ -51,6 +52,11 @@ def test_events_follow_each_other() -> None:
     ids = event_ids(BATCH, 3)
     assert [event_id.int - BATCH.int for event_id in ids] == [0, 1, 2]
     assert event_ids(BATCH, 0) == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 500, 1024, 1025, IDS_PER_BATCH])
+def test_the_texts_of_ids_are_what_str_says(count: int) -> None:
+    assert id_texts(BATCH, count) == [str(event_id) for event_id in event_ids(BATCH, count)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 2500, IDS_PER_BATCH])

@@ -20,7 +20,7 @@ from agents.handlers import load_registry
 from agents.streams import in_two_stages
 from boost_streams.ledger import Ledger
 from boost_streams.publishing import BrokerState, Publisher
-from boost_streams.records import EventRecord, RawEventBatch
+from boost_streams.records import EventRecord, OutgoingBatch
 from tests.support.records import as_bytes
 from web.outbox import Outbox
 
@@ -67,7 +67,7 @@ async def test_records_are_gone_while_their_bytes_wait_for_the_broker() -> None:
     sent = asyncio.Event()
 
     class Topic:
-        async def send(self, *, key: bytes | None, value: RawEventBatch) -> Any:
+        async def send(self, *, key: bytes | None, value: OutgoingBatch) -> Any:
             sent.set()
             return delivery
 
@@ -75,7 +75,7 @@ async def test_records_are_gone_while_their_bytes_wait_for_the_broker() -> None:
     state.taken()
     outbox = Outbox(None, Publisher(Topic(), state), Ledger(UUID(int=1), "here", "", ()))  # type: ignore[arg-type]
     events, kept = watched_events()
-    outbox.publish(RawEventBatch(UUID(int=1), NOON, NOON, events), 1)
+    outbox.publish(OutgoingBatch(UUID(int=1), NOON, NOON, events), 1)
     del events
     async with asyncio.timeout(5):
         await sent.wait()

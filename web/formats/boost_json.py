@@ -67,34 +67,29 @@ def new_event(event: EventBody, project_id: UUID, clock: ClientClock) -> NewEven
     Raises:
         Invalid: A field is blank, holds a NUL, or the payload is not an object that `jsonb` keeps exactly.
     """
-    if event.event_type.isspace():
+    event_type, user_id, anonymous_id = event.event_type, event.user_id, event.anonymous_id
+    session_id, message_id = event.session_id, event.message_id
+    if event_type.isspace():
         raise Invalid.field("eventType", "must not be blank")
-    _check_text("eventType", event.event_type)
-    if event.user_id is not None:
-        _check_text("userId", event.user_id)
-    if event.anonymous_id is not None:
-        _check_text("anonymousId", event.anonymous_id)
-    if event.session_id is not None:
-        _check_text("sessionId", event.session_id)
-    if event.message_id is not None:
-        _check_text("messageId", event.message_id)
+    # Without calls: this is where most of the time of a large batch goes (docs/adr/0009).
+    if (
+        "\x00" in event_type
+        or (user_id is not None and "\x00" in user_id)
+        or (anonymous_id is not None and "\x00" in anonymous_id)
+        or (session_id is not None and "\x00" in session_id)
+        or (message_id is not None and "\x00" in message_id)
+    ):
+        raise _nul_in(event)
     occurred_at, said = (None, None) if event.timestamp is None else clock.occurred_at(event.timestamp)
-    return NewEvent(
-        project_id=project_id,
-        event_type=event.event_type,
-        payload=checked_payload(bytes(event.payload)),
-        user_id=event.user_id,
-        anonymous_id=event.anonymous_id,
-        session_id=event.session_id,
-        message_id=event.message_id,
-        occurred_at=occurred_at,
-        original_timestamp=said,
-    )
+    payload = checked_payload(bytes(event.payload))
+    return NewEvent(project_id, event_type, payload, user_id, anonymous_id, session_id, message_id, occurred_at, said)
 
 
-def _check_text(field: str, text: str) -> None:
-    if "\x00" in text:
-        raise Invalid.field(field, "must not contain a NUL character")
+def _nul_in(event: EventBody) -> Invalid:
+    texts = [event.event_type, event.user_id, event.anonymous_id, event.session_id, event.message_id]
+    first = next(number for number, text in enumerate(texts) if text is not None and "\x00" in text)
+    field = ("eventType", "userId", "anonymousId", "sessionId", "messageId")[first]
+    return Invalid.field(field, "must not contain a NUL character")
 
 
 def _check_syntax(body: bytes) -> None:
