@@ -79,6 +79,8 @@ def test_the_next_batch_starts_beyond_the_last_id() -> None:
 def test_a_batch_owns_no_more_than_65_536_ids() -> None:
     with pytest.raises(ValueError, match="65536"):
         event_ids(BATCH, IDS_PER_BATCH + 1)
+    with pytest.raises(ValueError, match="65536"):
+        id_texts(BATCH, IDS_PER_BATCH + 1)
 
 
 @given(MOMENTS)
