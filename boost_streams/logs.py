@@ -62,6 +62,9 @@ def _not_a_clients_fault(record: logging.LogRecord) -> bool:
 
 #: How often a Kafka client may say the same (seconds): away, a broker is tried ten times a second by each of three.
 KAFKA_REPEAT_SECONDS = 10.0
+#: The logger that librdkafka's lines are given to.
+LIBRDKAFKA = "librdkafka"
+_KAFKA_CLIENTS = ("aiokafka", LIBRDKAFKA)
 
 
 class NotSaidJustNow(logging.Filter):
@@ -75,9 +78,9 @@ class NotSaidJustNow(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether a line is to be written."""
-        if not record.name.startswith("aiokafka"):
+        if not record.name.startswith(_KAFKA_CLIENTS):
             return True
-        now, thing = self._clock(), (record.name, str(record.msg))
+        now, thing = self._clock(), (record.name, _thing_said(record))
         last, left_out = self._said.get(thing, (now - self._seconds, 0))
         if now - last < self._seconds:
             self._said[thing] = (last, left_out + 1)
@@ -87,6 +90,13 @@ class NotSaidJustNow(logging.Filter):
             record.msg = f"{record.getMessage()} (and {left_out} times more meanwhile)"
             record.args = ()
         return True
+
+
+def _thing_said(record: logging.LogRecord) -> str:
+    """Return what a line says, without what differs each time it is said."""
+    if record.name == LIBRDKAFKA:  # puts each into its own words, and ends with "(after 3ms in state CONNECT)"
+        return record.getMessage().partition(" (after ")[0]
+    return str(record.msg)
 
 
 _SHARED: list[structlog.typing.Processor] = [

@@ -18,6 +18,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from mode import Service
 
 from boost_streams.errors import BrokerAway, MessageTooLarge
+from boost_streams.logs import LIBRDKAFKA
 from boost_streams.records import RecordCodec
 from boost_streams.settings import Settings
 from boost_streams.topics import max_message_bytes
@@ -96,7 +97,7 @@ class RecordProducer(Service):
 
     async def on_start(self) -> None:
         """Make the client; it connects by itself."""
-        self._producer = Producer(producer_options(self._settings), logger=_log)
+        self._producer = Producer(producer_options(self._settings), logger=logging.getLogger(LIBRDKAFKA))
         self._poll()
 
     async def on_stop(self) -> None:

@@ -57,6 +57,14 @@ def test_a_kafka_client_does_not_repeat_itself() -> None:
     assert said("aiokafka.client", "something else") == "something else"
     assert said("aiokafka.consumer", "no node %s", 1) == "no node 1"
     assert said("ours", "no node %s", 1) == said("ours", "no node %s", 1) == "no node 1"
+    refused = "Connect to ipv4#127.0.0.1:9092 failed: Connection refused"
+    rdkafka = ("librdkafka", "%s [%s] %s", "FAIL", "boost-streams#producer-1")
+    assert said(*rdkafka, f"{refused} (after 0ms in state CONNECT)")
+    assert said(*rdkafka, f"{refused} (after 1ms in state CONNECT)") is None
+    assert said(*rdkafka, f"{refused.replace('9092', '9093')} (after 1ms in state CONNECT)")
     now = 110.0
     assert said("aiokafka.client", "no node %s", 3) == "no node 3 (and 2 times more meanwhile)"
     assert said("aiokafka.client", "no node %s", 3) is None
+    again = said(*rdkafka, f"{refused} (after 2ms in state CONNECT)")
+    assert again is not None
+    assert again.endswith("(after 2ms in state CONNECT) (and 1 times more meanwhile)")
