@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from db.intake import NewEvent
+from db.new_events import NewEvent
 from web.formats.boost_json import read_event
 from web.formats.client_clock import ClientClock
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from aiokafka import AIOKafkaProducer
 
 from bench.bodies import new_events
-from boost_streams.event_id import event_ids, new_batch_id
+from boost_streams.event_id import new_batch_id
 from boost_streams.records import RawEventBatch, RecordCodec
 from boost_streams.topics import RAW_EVENTS
 from db.batches import record_of_row
@@ -46,7 +46,6 @@ async def store_events(
                 await store_batch_across_projects(
                     connection,
                     batch_id,
-                    event_ids(batch_id, len(chunk)),
                     chunk,
                     worker_id=worker_id,
                     seq=len(batch_ids),

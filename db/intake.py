@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 import asyncpg
-import msgspec
-from asyncpg.pgproto.pgproto import UUID as FastUUID
 
-from boost_streams.event_id import last_of
+from boost_streams.event_id import IDS_PER_BATCH, event_ids, last_of
+from db.new_events import NewEvent, row_list_across_projects, rows_of
 from db.pool import Connection
 
 _STORE = """
@@ -70,55 +68,21 @@ _EMPTY_B = "TRUNCATE event_keys_b"
 _SWAP = "UPDATE event_key_generation SET current = $1, created_at = now()"
 
 
-class NewEvent(msgspec.Struct, frozen=True, gc=False):
-    """A validated event on its way in. `payload` holds the JSON object's bytes; `occurred_at` may be unknown.
-
-    `original_timestamp` is what the client said where `occurred_at` is not that.
-    """
-
-    project_id: UUID
-    event_type: str
-    payload: bytes
-    user_id: str | None = None
-    anonymous_id: str | None = None
-    session_id: str | None = None
-    message_id: str | None = None
-    occurred_at: dt.datetime | None = None
-    original_timestamp: dt.datetime | None = None
-
-    @property
-    def size(self) -> int:
-        """About how many bytes it takes in memory and on the wire."""
-        return (
-            len(self.payload)
-            + len(self.event_type)
-            + len(self.user_id or "")
-            + len(self.anonymous_id or "")
-            + len(self.session_id or "")
-            + len(self.message_id or "")
-            + 256
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
-    """What one commit stored: the ids given (by position of the input) and the batch's time."""
+    """What one commit stored: when, and which events it did not, by position, with the ids of those that came first.
+
+    The ids of what it stored are the batch's, by position (`boost_streams/event_id.py:event_ids`).
+    """
 
     batch_id: UUID
     committed_at: dt.datetime | None
-    event_ids: list[UUID]
-    duplicates: frozenset[int]
-
-
-def message_key(project_id: UUID, message_id: str) -> UUID:
-    """Return the 16-byte key of a (project, messageId): BLAKE2b over both."""
-    return FastUUID(hashlib.blake2b(project_id.bytes + message_id.encode(), digest_size=16).digest())
+    duplicates: Mapping[int, UUID]
 
 
 async def store_batch_across_projects(
     connection: Connection,
     batch_id: UUID,
-    ids: Sequence[UUID],
     events: Sequence[NewEvent],
     *,
     worker_id: UUID,
@@ -133,51 +97,45 @@ async def store_batch_across_projects(
     Raises:
         asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError: One of
             the events cannot be stored; nothing was.
+        ValueError: More events than a batch owns ids (65,536).
     """
-    keys = [None if event.message_id is None else message_key(event.project_id, event.message_id) for event in events]
+    if len(events) > IDS_PER_BATCH:
+        raise ValueError(f"a batch owns {IDS_PER_BATCH} ids, not {len(events)}")
+    rows, keys = rows_of(batch_id, events)
     keyed = any(keys)
     repeated = _repeated(keys) if keyed else {}
-    rows = [
-        (
-            event_id,
-            event.project_id,
-            event.event_type,
-            event.user_id,
-            event.anonymous_id,
-            event.session_id,
-            event.message_id,
-            event.payload,
-            event.occurred_at,
-            event.original_timestamp,
-            key,
-        )
-        for event_id, event, key in zip(ids, events, keys, strict=True)
-    ]
     if repeated:
         rows = [row for position, row in enumerate(rows) if position not in repeated]
     # Events of a request share one object; to look at it is cheaper than to hash what it says.
     projects = sorted(set({id(event.project_id): event.project_id for event in events}.values()))
-    parameters = (rows, batch_id, worker_id, seq, projects, last_of(batch_id), len(rows), stuck_after_seconds)
+    parameters = (
+        await row_list_across_projects(connection, rows),
+        batch_id,
+        worker_id,
+        seq,
+        projects,
+        last_of(batch_id),
+        len(rows),
+        stuck_after_seconds,
+    )
     if not keyed:
-        stored_at = await connection.fetchval(_STORE, *parameters)
-        return StoredBatch(batch_id, stored_at, list(ids), frozenset())
+        return StoredBatch(batch_id, await connection.fetchval(_STORE, *parameters), {})
     row = await connection.fetchrow(_STORE_WITH_KEYS, *parameters, GENERATION_LOCK)
     assert row is not None
-    given, duplicates = list(ids), set(repeated)
     first_ids = dict(zip(row["known_keys"] or (), row["first_ids"] or (), strict=True))
-    if first_ids:
-        for position, key in enumerate(keys):
-            if key in first_ids:
-                given[position] = first_ids[key]
-                duplicates.add(position)
+    if not (first_ids or repeated):
+        return StoredBatch(batch_id, row["created_at"], {})
+    known = {key.bytes: first_id for key, first_id in first_ids.items()}
+    duplicates = {position: known[key] for position, key in enumerate(keys) if key in known}
+    given = event_ids(batch_id, len(events))
     for position, first in repeated.items():
-        given[position] = given[first]
-    return StoredBatch(batch_id, row["created_at"], given, frozenset(duplicates))
+        duplicates[position] = duplicates.get(first, given[first])
+    return StoredBatch(batch_id, row["created_at"], duplicates)
 
 
-def _repeated(keys: Sequence[UUID | None]) -> dict[int, int]:
+def _repeated(keys: Sequence[bytes | None]) -> dict[int, int]:
     """Return the positions whose key stands further ahead already, with the first position that has it."""
-    first: dict[UUID, int] = {}
+    first: dict[bytes, int] = {}
     repeated = {}
     for position, key in enumerate(keys):
         if key is not None and (earlier := first.setdefault(key, position)) != position:

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from boost_streams.errors import BoostError, UnsupportedMediaType
 from boost_streams.metrics import EVENTS_REFUSED
-from db.intake import NewEvent
+from db.new_events import NewEvent
 from web.auth import require
 from web.body import read_bytes
 from web.formats.boost_batch import BatchTerms, Read, read_batch, read_lines

@@ -19,12 +19,13 @@ import asyncpg
 
 from boost_streams import metrics
 from boost_streams.errors import BoostError, Invalid, Unauthorized, Unavailable, without_frames
-from boost_streams.event_id import event_ids, id_texts, new_batch_id
+from boost_streams.event_id import id_texts, new_batch_id
 from boost_streams.giving_way import GivingWay
 from boost_streams.ledger import Ledger
 from boost_streams.logs import get_logger
 from db.deadline import ANSWER_BY, ANSWER_SECONDS
-from db.intake import NewEvent, StoredBatch, store_batch_across_projects
+from db.intake import StoredBatch, store_batch_across_projects
+from db.new_events import NewEvent
 from db.pool import RETRY_AFTER_SECONDS, Database
 from web.byte_budget import ByteBudget
 from web.outbox import Outbox
@@ -278,7 +279,6 @@ class Intake:
         self._publish(events, stored, texts, seq)
 
     async def _store(self, batch_id: UUID, events: Sequence[NewEvent], seq: int) -> StoredBatch:
-        ids = event_ids(batch_id, len(events))
         sent = False
         try:
             async with asyncio.timeout(COMMIT_SECONDS), self._database.across_projects() as connection:
@@ -288,7 +288,6 @@ class Intake:
                         return await store_batch_across_projects(
                             connection,
                             batch_id,
-                            ids,
                             events,
                             worker_id=self._ledger.worker_id,
                             seq=seq,
@@ -315,8 +314,8 @@ class Intake:
     def _answer(self, parts: list[Part], stored: StoredBatch, texts: Sequence[str]) -> None:
         duplicates = stored.duplicates
         answers = [Accepted(text) for text in texts]
-        for number in duplicates:
-            answers[number] = Accepted(str(stored.event_ids[number]), duplicate=True)
+        for number, first_id in duplicates.items():
+            answers[number] = Accepted(str(first_id), duplicate=True)
         start = 0
         for part in parts:
             part.submission.answer(part.first, answers[start : start + len(part)])

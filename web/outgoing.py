@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import msgspec
 
 from boost_streams.records import OutgoingBatch, OutgoingEvent
-from db.intake import NewEvent, StoredBatch
+from db.intake import StoredBatch
+from db.new_events import NewEvent
 
 
 def outgoing_batch(

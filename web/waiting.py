@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from boost_streams.errors import BoostError
-from db.intake import NewEvent
+from db.new_events import NewEvent
 
 #: Bounds of one commit, so that its message stays far under the broker's limit (STORAGE.md).
 MOST_EVENTS = 500

@@ -14,8 +14,9 @@ import uvloop
 
 from bench.bodies import new_events
 from bench.statistics import percentile
-from boost_streams.event_id import event_ids, new_batch_id
-from db.intake import NewEvent, store_batch_across_projects
+from boost_streams.event_id import new_batch_id
+from db.intake import store_batch_across_projects
+from db.new_events import NewEvent
 from db.pool import Database
 
 _DIFFERENT = 5_000
@@ -36,7 +37,6 @@ async def _commit(database: Database, worker_id: UUID, seq: int, events: list[Ne
         await store_batch_across_projects(
             connection,
             batch_id,
-            event_ids(batch_id, len(events)),
             events,
             worker_id=worker_id,
             seq=seq,

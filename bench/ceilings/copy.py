@@ -16,7 +16,7 @@ import uvloop
 
 from bench.bodies import new_events
 from boost_streams.event_id import event_ids, new_batch_id
-from db.intake import NewEvent
+from db.new_events import NewEvent
 from db.pool import prepare_connection
 
 #: The most events of one commit of ours (`web/intake.py`), and so of one COPY.

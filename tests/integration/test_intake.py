@@ -16,7 +16,8 @@ import pytest
 from boost_streams.errors import Invalid, Overloaded, Unauthorized, Unavailable
 from boost_streams.event_id import batch_of, day_of, id_at
 from boost_streams.giving_way import GivingWay
-from db.intake import NewEvent, swap_key_generations_across_projects
+from db.intake import swap_key_generations_across_projects
+from db.new_events import NewEvent
 from db.pool import Database
 from db.projects import delete_project_across_projects
 from tests.support.intakes import new_intake, running_intake

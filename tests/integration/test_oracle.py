@@ -11,7 +11,8 @@ from agents.settlement import Settlement
 from boost_streams.event_id import event_ids, new_batch_id
 from boost_streams.events import Event
 from db.batches import record_of_row
-from db.intake import NewEvent, store_batch_across_projects
+from db.intake import store_batch_across_projects
+from db.new_events import NewEvent
 from db.pool import Database
 from db.rollups import fold_across_projects
 from tests.support import oracle
@@ -37,9 +38,7 @@ async def promises(database: Database, project: TestProject) -> list[Promise]:
         for n, (name, payload) in enumerate(_TYPES)
     ]
     async with database.across_projects() as connection:
-        await store_batch_across_projects(
-            connection, batch_id, ids, new, worker_id=uuid4(), seq=1, stuck_after_seconds=300
-        )
+        await store_batch_across_projects(connection, batch_id, new, worker_id=uuid4(), seq=1, stuck_after_seconds=300)
         rows = await connection.fetch("SELECT * FROM events")
     handle = oracle.registered()
     settled = [Settled(event, handle(event)) for row in rows for event in [Event.of_record(record_of_row(row))]]

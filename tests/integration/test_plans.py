@@ -18,6 +18,7 @@ import pytest
 
 from boost_streams.event_id import event_ids, first_id_of_day, id_at, last_of, new_batch_id
 from db import batches, dead_letters, events, intake, replaying, retention, settlement, unreadable
+from db.new_events import NewEvent, message_key
 from db.partitions import ensure_partitions
 from db.pool import Database
 
@@ -452,7 +453,7 @@ def commit_of(project: Any, message_ids: list[str]) -> list[tuple[Any, str]]:
     """Return the arguments that store an event for each messageId."""
     batch = new_batch_id()
     rows = [
-        f"({event_id},{project.id},page_view,,,,{message_id},{{}},,,{intake.message_key(project.id, message_id)})"
+        f"({event_id},{project.id},page_view,,,,{message_id},{{}},,,{message_key(project.id, message_id)})"
         for event_id, message_id in zip(event_ids(batch, len(message_ids)), message_ids, strict=True)
     ]
     return [
@@ -472,11 +473,11 @@ def commit_of(project: Any, message_ids: list[str]) -> list[tuple[Any, str]]:
 async def test_an_event_is_not_compared_with_every_known_key(database: Database, project: Any, mode: str) -> None:
     """A commit that an SDK sends again has as many known keys as events: a join would go through n × n of them."""
     names = [f"m{number}" for number in range(100)]
-    first = [intake.NewEvent(project.id, "page_view", b"{}", message_id=name) for name in names]
+    first = [NewEvent(project.id, "page_view", b"{}", message_id=name) for name in names]
     batch = new_batch_id()
     async with database.across_projects() as connection:
         await intake.store_batch_across_projects(
-            connection, batch, event_ids(batch, 100), first, worker_id=UUID(int=1), seq=0, stuck_after_seconds=60
+            connection, batch, first, worker_id=UUID(int=1), seq=0, stuck_after_seconds=60
         )
         plan = await explain(connection, intake._STORE_WITH_KEYS, commit_of(project, [*names, "new"]), mode)
     scans = [node for node in nodes(plan) if node.get("CTE Name") == "known"]

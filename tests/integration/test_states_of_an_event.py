@@ -42,7 +42,8 @@ from boost_streams.outcomes import Count, EndUserSeen, Outcome, failed, processe
 from boost_streams.publishing import BrokerState
 from boost_streams.records import EventRecord, RawEventBatch
 from db.events import retry_event
-from db.intake import NewEvent, store_batch_across_projects
+from db.intake import store_batch_across_projects
+from db.new_events import NewEvent
 from db.rollups import fold_across_projects
 from db.workers import bury_dead_workers_across_projects, heartbeat_across_projects, record_progress_across_projects
 from tests.support.projects import make_project
@@ -197,9 +198,9 @@ class Events(RuleBasedStateMachine):
         async def store() -> list[UUID]:
             async with self.database.across_projects() as connection:
                 stored = await store_batch_across_projects(
-                    connection, batch_id, ids, new, worker_id=self.ledger.worker_id, seq=seq, stuck_after_seconds=0
+                    connection, batch_id, new, worker_id=self.ledger.worker_id, seq=seq, stuck_after_seconds=0
                 )
-            return stored.event_ids
+            return [stored.duplicates.get(position, event_id) for position, event_id in enumerate(ids)]
 
         given = self.attempt_to(cut, store())
         there = self.rows()

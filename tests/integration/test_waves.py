@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from boost_streams.errors import Invalid
-from db.intake import NewEvent
+from db.new_events import NewEvent
 from db.pool import Database
 from tests.support.intakes import running_intake
 from tests.support.projects import make_project
@@ -27,12 +27,12 @@ class _Held:
         self._store = intake_module.store_batch_across_projects
         monkeypatch.setattr(intake_module, "store_batch_across_projects", self._held)
 
-    async def _held(self, connection: Any, batch_id: UUID, ids: Any, events: Any, **named: Any) -> Any:
+    async def _held(self, connection: Any, batch_id: UUID, events: Any, **named: Any) -> Any:
         gate = asyncio.Event()
         self.sizes.append(len(events))
         self._gates.append(gate)
         await gate.wait()
-        return await self._store(connection, batch_id, ids, events, **named)
+        return await self._store(connection, batch_id, events, **named)
 
     def let_go(self, number: int) -> None:
         self._gates[number].set()

@@ -20,7 +20,8 @@ from boost_streams.event_id import event_ids, new_batch_id
 from boost_streams.events import Event
 from boost_streams.outcomes import Count, EndUserSeen, Outcome, Processed, failed, processed, try_again
 from db.batches import record_of_row
-from db.intake import NewEvent, store_batch_across_projects
+from db.intake import store_batch_across_projects
+from db.new_events import NewEvent
 from db.pool import Database
 from db.replays import Replay
 from db.rollups import fold_across_projects
@@ -68,9 +69,7 @@ async def store_events(
     ids = event_ids(batch_id, len(payloads))
     new = [NewEvent(project_id, types, json.dumps(one).encode(), user_id="u-1", occurred_at=when) for one in payloads]
     async with database.across_projects() as connection:
-        await store_batch_across_projects(
-            connection, batch_id, ids, new, worker_id=WORKER, seq=1, stuck_after_seconds=300
-        )
+        await store_batch_across_projects(connection, batch_id, new, worker_id=WORKER, seq=1, stuck_after_seconds=300)
     return ids
 
 

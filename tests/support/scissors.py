@@ -79,6 +79,11 @@ class _Cuttable:
     def get_server_version(self) -> Any:
         return self._connection.get_server_version()
 
+    @property
+    def _con(self) -> Any:
+        """The driver's own connection, as a pool's proxy has it."""
+        return self._connection._con
+
     def __getattr__(self, name: str) -> Any:
         if name not in {"execute", "fetch", "fetchrow", "fetchval", "fetchmany"}:
             raise AttributeError(name)

@@ -6,7 +6,8 @@ from typing import Any
 from uuid import UUID
 
 from boost_streams.event_id import event_ids, new_batch_id
-from db.intake import NewEvent, store_batch_across_projects
+from db.intake import store_batch_across_projects
+from db.new_events import NewEvent
 from db.pool import Database
 from db.settlement import Move, move_events_across_projects
 
@@ -22,9 +23,7 @@ async def store(
     ids = event_ids(batch_id, len(types))
     new = [NewEvent(project_id, event_type, payload, user_id="u-1") for event_type in types]
     async with database.across_projects() as connection:
-        await store_batch_across_projects(
-            connection, batch_id, ids, new, worker_id=WORKER, seq=1, stuck_after_seconds=300
-        )
+        await store_batch_across_projects(connection, batch_id, new, worker_id=WORKER, seq=1, stuck_after_seconds=300)
     return ids
 
 

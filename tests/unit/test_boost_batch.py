@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 
 from boost_streams.errors import BoostError, Invalid, MalformedJson, TooLarge
-from db.intake import NewEvent
+from db.new_events import NewEvent
 from web.formats.boost_batch import BatchTerms, Read, read_batch, read_lines
 from web.formats.client_clock import ClientClock
 from web.formats.json_parts import array_parts, object_members

@@ -9,7 +9,8 @@ import msgspec
 
 from boost_streams.event_id import event_ids, id_texts
 from boost_streams.records import EventRecord, RawEventBatch, RecordCodec
-from db.intake import NewEvent, StoredBatch
+from db.intake import StoredBatch
+from db.new_events import NewEvent
 from web.outgoing import outgoing_batch
 
 BATCH = UUID("019690a0-0000-7000-8000-000000000000")
@@ -27,7 +28,7 @@ EVENTS = [
 
 def test_a_message_of_intake_is_a_raw_event_batch() -> None:
     ids = event_ids(BATCH, len(EVENTS))
-    stored = StoredBatch(BATCH, COMMITTED, [*ids[:2], UUID(int=99), *ids[3:]], frozenset({2}))
+    stored = StoredBatch(BATCH, COMMITTED, {2: UUID(int=99)})
     records = [
         EventRecord(
             id=event_id,

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from db.intake import NewEvent
+from db.new_events import NewEvent
 from web.waiting import MOST_EVENTS, Submission, WaitingList
 from web.wave import Wave
 

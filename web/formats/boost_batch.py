@@ -25,7 +25,7 @@ from boost_streams.errors import (
     TooLarge,
     without_frames,
 )
-from db.intake import NewEvent
+from db.new_events import NewEvent
 from web.formats.boost_json import EventBody, new_event, read_event
 from web.formats.client_clock import ClientClock
 from web.formats.json_parts import array_parts, object_members

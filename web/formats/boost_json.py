@@ -12,7 +12,7 @@ from uuid import UUID
 import msgspec
 
 from boost_streams.errors import Invalid, MalformedJson, TooLarge
-from db.intake import NewEvent
+from db.new_events import NewEvent
 from web.formats.client_clock import ClientClock
 from web.formats.payload import MOST_DEPTH, checked_payload
 
