@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -131,6 +131,16 @@ def effects_of(batch: Sequence[Settled], registry: Registry, were_failed: Collec
     effects = Effects(registry, were_failed)
     effects.add(batch)
     return effects
+
+
+def settled_by_type(additions: Mapping[RollupKey, Addition]) -> dict[tuple[UUID, str, bool], int]:
+    """Return how many events the totals count, by project, type and whether they were processed."""
+    counts: dict[tuple[UUID, str, bool], int] = defaultdict(int)
+    for key, (count, _) in additions.items():
+        if key.metric == _PER_HOUR and key.source is None:
+            event_type, status = key.dimensions
+            counts[key.project_id, event_type, status == "processed"] += count
+    return counts
 
 
 def counted_again(effects: Effects) -> dict[RollupKey, Addition]:

@@ -71,7 +71,8 @@ class FailingShare:
         now = self._clock()
         while self._window and self._window[0][0] <= now - WINDOW_SECONDS:
             self._window.popleft()
-        failing = [one for one in settled if type(one.outcome) is Failed]
+        none_failed = added_up is not None and not added_up.errors
+        failing = [] if none_failed else [one for one in settled if type(one.outcome) is Failed]
         self._count(now, self._counts_of(settled, failing, added_up))
         for handler in {self._handler_of(one) for one in failing}:
             if verdict := self._verdict(handler):

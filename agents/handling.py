@@ -113,9 +113,11 @@ class HandlerLoop:
             origins = Origins(taken)
             moved = await self._settlement.settle(self.family, settled, added_up, origins)
             self._giving_way.settled(len(moved))
-            self._notices.tell(moved)
+            # All moved, each with the outcome that was added up: entries that are the same object compare at once.
+            whole = added_up if moved == settled else None
+            self._notices.tell(moved, whole)
         await acknowledge(taken, self._progress)
-        if settled:
+        if settled and (whole is None or whole.errors):
             await self._send_letters(moved, origins)
 
     async def _send_letters(self, moved: Sequence[Settled], origins: Origins) -> None:

@@ -8,12 +8,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
-from agents.effects import Settled
+from agents.effects import Settled, settled_by_type
 from boost_streams.errors import BrokerAway
 from boost_streams.logs import get_logger
 from boost_streams.outcomes import Processed
 from boost_streams.publishing import Publisher
 from boost_streams.records import SettledCount, SettledDeltas
+from db.settlement import FirstAttempts
 
 #: The shortest time between two messages on the same project (seconds). The first goes at once; what settles within
 #: this time of it is added up, so that a backlog does not cost a message and a table's change per batch.
@@ -38,19 +39,22 @@ class SettledNotices:
         self._waiting: Counter[_Key] = Counter()
         self._sending: asyncio.Task[None] | None = None
 
-    def tell(self, moved: Sequence[Settled]) -> None:
-        """Count what settled, in the minute of settling, and see to it that it is sent."""
+    def tell(self, moved: Sequence[Settled], added_up: FirstAttempts | None = None) -> None:
+        """Count what settled, in the minute of settling, and see to it that it is sent.
+
+        Args:
+            moved: The events with their outcomes.
+            added_up: The same added up, where that was possible; it spares counting them.
+        """
         if not moved:
             return
         if len(self._waiting) >= MOST_WAITING:
             _log.warning("notices were dropped", action="settled_notice", count=len(moved))
             return
         minute = self._now().replace(second=0, microsecond=0)
-        counts = Counter(
-            [(one.event.project_id.int, one.event.event_type, isinstance(one.outcome, Processed)) for one in moved]
-        )
-        for (project, event_type, done), count in counts.items():
-            self._waiting[UUID(int=project), event_type, minute, done] += count
+        counts = settled_by_type(added_up.additions) if added_up is not None else _count(moved)
+        for (project_id, event_type, done), count in counts.items():
+            self._waiting[project_id, event_type, minute, done] += count
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send_until_none_waits())
 
@@ -73,6 +77,10 @@ class SettledNotices:
         except BrokerAway as error:
             project_id = str(deltas.project_id)
             _log.info("live views not told", action="settled_notice", project_id=project_id, error=error.message)
+
+
+def _count(moved: Sequence[Settled]) -> Counter[tuple[UUID, str, bool]]:
+    return Counter((one.event.project_id, one.event.event_type, isinstance(one.outcome, Processed)) for one in moved)
 
 
 def deltas_of(counts: Counter[_Key], settled_at: dt.datetime) -> list[SettledDeltas]:

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
+from db.codecs import set_list_codec
 from db.pool import Connection
 
 #: What PostgreSQL calls the types of the fields; these never change.
@@ -166,11 +167,7 @@ async def row_list_across_projects(connection: Connection, rows: Sequence[bytes]
         found = await connection.fetchrow(_LIST_TYPE)
         assert found is not None
         row_type = found["oid"]
-        # `set_type_codec` takes neither lists nor domains; this is what it calls.
-        settings = own._protocol.get_settings()
-        settings.add_python_codec(
-            found["typarray"], "_boost_new_event", "public", [], "scalar", _as_it_is, _as_it_is, "binary"
-        )
+        set_list_codec(own, found["typarray"], "_boost_new_event", _as_it_is, _as_it_is)
         _row_types[own] = row_type
     pieces = [_header(1, 0, row_type, len(rows), 1)]
     for row in rows:

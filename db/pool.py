@@ -16,6 +16,7 @@ from uuid import UUID
 import asyncpg
 
 from boost_streams.errors import Unavailable
+from db.codecs import write_uuid_lists_here
 from db.deadline import ANSWER_BY
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _jsonb_in(value: bytes) -> bytes:
 
 
 async def prepare_connection(connection: Any) -> None:
-    """Make `jsonb` travel as the bytes of its text: no decoding where nobody looks inside.
+    """Make `jsonb` travel as the bytes of its text, since nobody looks inside; write lists of ids ourselves.
 
     And have the kernel give up a connection whose other end is gone without a word, which TCP would try for minutes.
     """
@@ -103,6 +104,7 @@ async def prepare_connection(connection: Any) -> None:
     await connection.set_type_codec(
         "jsonb", schema="pg_catalog", encoder=_jsonb_out, decoder=_jsonb_in, format="binary"
     )
+    write_uuid_lists_here(connection)
 
 
 def _give_up_silent_peers(connection: Any) -> None:

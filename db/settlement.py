@@ -10,6 +10,7 @@ import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Literal
 from uuid import UUID
 
@@ -44,6 +45,8 @@ SELECT boost_settle_rows($1::uuid[], $2::jsonb[], $3::uuid[], $4::int[], $5::uui
 _SOME_MOVED_BEFORE = "BST01"
 #: From this release of PostgreSQL on `_SETTLE` moves its events in one scan, in the order of their primary key.
 _IN_ONE_SCAN = 17
+#: Ids sort as numbers: a `UUID` compares in Python.
+_NUMBER = attrgetter("int")
 _TAKE_OFF_BATCHES = "SELECT boost_take_off_batches($1::uuid[], $2::int[])"
 _DROP_RETRIES = """
 WITH locked AS (
@@ -133,7 +136,7 @@ def _parameters(done: FirstAttempts) -> tuple[object, ...]:
             if tenants[batch][-1] is not project_id:
                 tenants[batch].append(project_id)
     order = sorted(batches)
-    ids_in_order = [event_id for batch in order for event_id in sorted(batches[batch], key=_number)]
+    ids_in_order = [event_id for batch in order for event_id in sorted(batches[batch], key=_NUMBER)]
     return (
         ids_in_order,
         [done.errors.get(event_id) for event_id in ids_in_order] if done.errors else None,
@@ -144,10 +147,6 @@ def _parameters(done: FirstAttempts) -> tuple[object, ...]:
         sighting_rows(done.sightings),
         addition_rows(done.additions),
     )
-
-
-def _number(event_id: UUID) -> int:
-    return event_id.int
 
 
 def _lock_order(major: int, move: tuple[UUID, UUID, int]) -> tuple[int, int, int, int]:

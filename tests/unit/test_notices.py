@@ -7,12 +7,14 @@ from typing import Any
 from uuid import UUID
 
 from agents import notices as notices_module
-from agents.effects import Settled
+from agents.effects import Settled, effects_of
+from agents.handlers import load_registry
 from agents.notices import SettledNotices
 from boost_streams.errors import BrokerAway
 from boost_streams.events import Event
-from boost_streams.outcomes import failed, processed
+from boost_streams.outcomes import Count, failed, processed
 from boost_streams.records import SettledDeltas
+from db.settlement import FirstAttempts
 from tests.support.waiting import eventually
 
 NOON = dt.datetime(2026, 1, 1, 12, 0, 30, tzinfo=dt.UTC)
@@ -44,6 +46,22 @@ def settled(event_type: str, *, bad: bool = False, project: int = 1) -> Settled:
 
 def notices_of(publisher: _Publisher, pause_seconds: float) -> SettledNotices:
     return SettledNotices(publisher, lambda: NOON, pause_seconds)  # type: ignore[arg-type]
+
+
+async def test_what_is_added_up_is_told_as_what_is_counted() -> None:
+    moved = [
+        Settled(one.event, processed(Count("clicks", ()), Count("events_per_hour", ("a", "failed"), "hour")))
+        if one.event.event_type == "a"
+        else one
+        for one in (settled("a"), settled("b", bad=True), settled("b"), settled("a", project=2), settled("b"))
+    ]
+    effects = effects_of(moved, load_registry())
+    publishers = _Publisher(), _Publisher()
+    for publisher, added_up in zip(publishers, (None, FirstAttempts({}, {}, (), effects.additions())), strict=True):
+        notices_of(publisher, 3600).tell(moved, added_up)
+        await eventually(lambda publisher=publisher: len(publisher.sent) == 2)
+    assert publishers[0].counts() == [("a", 1, 0), ("b", 2, 1), ("a", 1, 0)]
+    assert publishers[0].sent == publishers[1].sent
 
 
 async def test_the_first_goes_at_once_and_the_next_add_up() -> None:
