@@ -62,6 +62,8 @@ def _not_a_clients_fault(record: logging.LogRecord) -> bool:
 
 #: How often a Kafka client may say the same (seconds): away, a broker is tried ten times a second by each of three.
 KAFKA_REPEAT_SECONDS = 10.0
+#: How many different things are remembered at a time, but for those of the last `seconds`.
+_MOST_REMEMBERED = 256
 #: The logger that librdkafka's lines are given to.
 LIBRDKAFKA = "librdkafka"
 _KAFKA_CLIENTS = ("aiokafka", LIBRDKAFKA)
@@ -86,6 +88,8 @@ class NotSaidJustNow(logging.Filter):
             self._said[thing] = (last, left_out + 1)
             return False
         self._said[thing] = (now, 0)
+        if len(self._said) > _MOST_REMEMBERED:
+            self._said = {one: said for one, said in self._said.items() if now - said[0] < self._seconds}
         if left_out:
             record.msg = f"{record.getMessage()} (and {left_out} times more meanwhile)"
             record.args = ()

@@ -66,7 +66,7 @@ from db.pool import Database
 from db.redis import Redis
 from tables.live_counts import live_counts_table
 from web.auth import Authenticator
-from web.connection import Connection
+from web.connection import HttpConnection
 from web.fast_path import FastPath
 from web.health import Health
 from web.intake import Intake
@@ -193,7 +193,7 @@ class Worker:
             now=_now,
         )
         self.app.http[SERVICES] = services
-        self.app.make_connections(FastPath(services, self.draining).connection if ingests else Connection)
+        self.app.make_connections(FastPath(services, self.draining).connection if ingests else HttpConnection)
         self.app.http.on_startup.append(self._start_web)
         register(self.app, everything=ingests)
 

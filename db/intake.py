@@ -127,9 +127,9 @@ async def store_batch_across_projects(
         return StoredBatch(batch_id, row["created_at"], {})
     known = {key.bytes: first_id for key, first_id in first_ids.items()}
     duplicates = {position: known[key] for position, key in enumerate(keys) if key in known}
-    given = event_ids(batch_id, len(events))
-    for position, first in repeated.items():
-        duplicates[position] = duplicates.get(first, given[first])
+    if repeated:
+        given = event_ids(batch_id, len(events))
+        duplicates |= {position: duplicates.get(first, given[first]) for position, first in repeated.items()}
     return StoredBatch(batch_id, row["created_at"], duplicates)
 
 

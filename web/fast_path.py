@@ -25,7 +25,7 @@ from boost_streams.api_key import hash_key
 from boost_streams.errors import BoostError
 from boost_streams.logs import get_logger
 from boost_streams.metrics import EVENTS_REFUSED
-from web.connection import Connection
+from web.connection import HttpConnection
 from web.content_codings import GZIP_MAGIC
 from web.formats.boost_json import read_event
 from web.formats.client_clock import ClientClock
@@ -178,7 +178,7 @@ def _written(status: str, more_headers: str, request_id: str, body: str, last_he
     return head.encode() + encoded
 
 
-class FastConnection(Connection):
+class FastConnection(HttpConnection):
     """The handler of one connection that asks the fast path first.
 
     aiohttp's own loop for this connection (`start`) sleeps on its `_waiter` while nothing is to be done. It goes on

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,6 +15,8 @@ from boost_streams.settings import Settings
 from db.pool import Database
 from tests.support.fast_path import Site, connect, read_answer, request, serving
 from tests.support.projects import TestProject
+from tests.support.waiting import eventually
+from web.connection import HttpConnection
 
 
 @pytest.fixture
@@ -61,6 +66,54 @@ async def test_it_is_answered_as_any_error(
     assert f"request_id={error['requestId']}" in logged
     assert "bst_live" not in error["message"] + logged + caplog.text
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_what_a_client_expects_and_is_not_understood_is_named(site: Site, project: TestProject) -> None:
+    reader, writer = await connect(site)
+    writer.write(request(project, Expect="bst_live_secret"))
+    head, _, body = (await read_answer(reader)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 422 ")
+    assert json.loads(body)["errors"] == [{"field": "Expect", "message": "only 100-continue is understood"}]
+    assert b"bst_live" not in head + body
+    writer.write(request(project))
+    assert (await read_answer(reader)).startswith(b"HTTP/1.1 202 ")
+    writer.close()
+
+
+async def test_it_is_answered_behind_a_request_that_is_under_way(
+    site: Site, project: TestProject, database: Database
+) -> None:
+    reader, writer = await connect(site)
+    async with database.across_projects() as connection, connection.transaction():
+        await connection.execute("LOCK TABLE event_batches IN SHARE MODE")
+        writer.write(request(project))
+        await eventually(lambda: site.intake.budget.used > 0)
+        writer.write(b"\x16\x03\x01\r\n\r\n")
+        await asyncio.sleep(0.1)
+    assert (await read_answer(reader)).startswith(b"HTTP/1.1 202 ")
+    assert (await read_answer(reader)).startswith(b"HTTP/1.0 400 ")
+    writer.close()
+
+
+def _failed(output_size: int, error: Exception) -> Any:
+    request = SimpleNamespace(writer=SimpleNamespace(output_size=output_size))
+    return HttpConnection.handle_error(None, request, 500, error)  # type: ignore[arg-type]
+
+
+def test_what_fails_outside_the_middlewares_is_a_defect(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = _failed(0, RuntimeError("bst_live_secret"))
+    assert (answer.status, json.loads(answer.body)["code"]) == (500, "internal")
+    logged = "".join(capsys.readouterr())
+    assert "request_failed" in logged
+    assert "bst_live" not in logged + answer.text
+
+
+@pytest.mark.parametrize(
+    ("output_size", "error"), [(10, RuntimeError()), (0, ConnectionResetError("the client is gone"))]
+)
+def test_nothing_is_answered_twice_or_to_nobody(output_size: int, error: Exception) -> None:
+    with pytest.raises(ConnectionError):
+        _failed(output_size, error)
 
 
 async def test_it_costs_the_request_ahead_of_it_nothing(site: Site, project: TestProject) -> None:

@@ -157,7 +157,7 @@ async def test_a_bad_deploy_settles_nothing_and_what_it_gave_back_is_settled_lat
         SimpleNamespace(settle=settle),  # type: ignore[arg-type]
         worker.progress,
         None,  # type: ignore[arg-type]
-        SimpleNamespace(tell=lambda moved: None),  # type: ignore[arg-type]
+        SimpleNamespace(tell=lambda *_: None),  # type: ignore[arg-type]
         care,  # type: ignore[arg-type]
         worker.pauses,
         FailingShare("tracking", registry, limit=0.5, least=100),

@@ -68,3 +68,14 @@ def test_a_kafka_client_does_not_repeat_itself() -> None:
     again = said(*rdkafka, f"{refused} (after 2ms in state CONNECT)")
     assert again is not None
     assert again.endswith("(after 2ms in state CONNECT) (and 1 times more meanwhile)")
+
+
+def test_what_was_said_long_ago_is_forgotten() -> None:
+    now = 100.0
+    quiet = NotSaidJustNow(10, clock=lambda: now)
+    for number in range(1000):
+        record = logging.LogRecord("librdkafka", logging.ERROR, __file__, 1, f"host {number} is away", (), None)
+        assert quiet.filter(record)
+        assert not quiet.filter(record)
+        now += 0.1
+    assert len(quiet._said) < 400

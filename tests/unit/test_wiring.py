@@ -24,6 +24,7 @@ print(json.dumps({
     "timers": sorted(task.__name__ for task in app._app_tasks),
     "takes events": "/events" in {route.resource.canonical for route in app.http.router.routes()},
     "fast path": isinstance(getattr(connection, "__self__", None), FastPath),
+    "plain connections": getattr(connection, "__name__", ""),
     "commits in halves": worker.intake._wave._in_halves,
     "claims at once": worker.sweeper._claims_at_once,
 }))
@@ -48,6 +49,7 @@ def test_roles_decide_what_a_worker_does_and_how(roles: str) -> None:
         "timers": _TIMERS if sweeper else [],
         "takes events": web,
         "fast path": web,
+        "plain connections": "connection" if web else "HttpConnection",
         # Each commit is a message, which costs whoever also settles (docs/adr/0010).
         "commits in halves": not agents,
         # Where requests are answered, what catches up leaves room for them.
