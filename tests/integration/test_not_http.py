@@ -16,6 +16,7 @@ from db.pool import Database
 from tests.support.fast_path import Site, connect, read_answer, request, serving
 from tests.support.projects import TestProject
 from tests.support.waiting import eventually
+from web import connection as connection_module
 from web.connection import HttpConnection
 
 
@@ -23,6 +24,18 @@ from web.connection import HttpConnection
 async def site(settings: Settings, database: Database, project: TestProject) -> AsyncIterator[Site]:
     async with serving(settings, database) as site:
         yield site
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the module logs, however logging is set up by now."""
+    lines: list[dict[str, Any]] = []
+
+    def at(level: str) -> Any:
+        return lambda event, **fields: lines.append({"level": level, "event": event, **fields})
+
+    monkeypatch.setattr(connection_module, "_log", SimpleNamespace(info=at("info"), error=at("error")))
+    return lines
 
 
 _KEY = b"bst_live_abcdefghijklmnopqrstuvwxyz0123456789"
@@ -48,7 +61,7 @@ async def test_it_is_answered_as_any_error(
     code: str,
     says: str,
     caplog: pytest.LogCaptureFixture,
-    capsys: pytest.CaptureFixture[str],
+    said: list[dict[str, Any]],
 ) -> None:
     caplog.set_level(logging.DEBUG)
     reader, writer = await connect(site)
@@ -62,9 +75,9 @@ async def test_it_is_answered_as_any_error(
     assert says in error["message"]
     assert await reader.read() == b""
     writer.close()
-    logged = "".join(capsys.readouterr())
-    assert f"request_id={error['requestId']}" in logged
-    assert "bst_live" not in error["message"] + logged + caplog.text
+    (line,) = said
+    assert (line["level"], line["action"], line["request_id"]) == ("info", "not_http", error["requestId"])
+    assert "bst_live" not in f"{error} {said} {caplog.text}"
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -100,12 +113,12 @@ def _failed(output_size: int, error: Exception) -> Any:
     return HttpConnection.handle_error(None, request, 500, error)  # type: ignore[arg-type]
 
 
-def test_what_fails_outside_the_middlewares_is_a_defect(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_fails_outside_the_middlewares_is_a_defect(said: list[dict[str, Any]]) -> None:
     answer = _failed(0, RuntimeError("bst_live_secret"))
     assert (answer.status, json.loads(answer.body)["code"]) == (500, "internal")
-    logged = "".join(capsys.readouterr())
-    assert "request_failed" in logged
-    assert "bst_live" not in logged + answer.text
+    (line,) = said
+    assert (line["level"], line["action"]) == ("error", "request_failed")
+    assert "bst_live" not in f"{said} {answer.text}"
 
 
 @pytest.mark.parametrize(
