@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -101,8 +100,9 @@ async def test_it_is_answered_behind_a_request_that_is_under_way(
         await connection.execute("LOCK TABLE event_batches IN SHARE MODE")
         writer.write(request(project))
         await eventually(lambda: site.intake.budget.used > 0)
+        (connection_there,) = site.server.handler.connections
         writer.write(b"\x16\x03\x01\r\n\r\n")
-        await asyncio.sleep(0.1)
+        await eventually(lambda: len(connection_there._messages) == 1)  # read, and waits for its turn
     assert (await read_answer(reader)).startswith(b"HTTP/1.1 202 ")
     assert (await read_answer(reader)).startswith(b"HTTP/1.0 400 ")
     writer.close()
