@@ -179,7 +179,7 @@ class Worker:
             self.ledger,
             stuck_after_seconds=self.settings.sweep_stuck_after_seconds,
             most_waiting_bytes=self.settings.max_waiting_bytes,
-            in_halves=not self.consumes,
+            takes_in_only=not self.consumes,
             giving_way=self.giving_way,
         )
         self.authenticator = Authenticator(self.database, self.redis, self.settings)

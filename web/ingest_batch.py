@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from http import HTTPStatus
-
-import msgspec
 from aiohttp import web
 
 from boost_streams.errors import BoostError, UnsupportedMediaType
 from boost_streams.metrics import EVENTS_REFUSED
 from db.new_events import NewEvent
 from web.auth import require
+from web.batch_answer import batch_answer
 from web.body import read_bytes
 from web.formats.boost_batch import BatchTerms, Read, read_batch, read_lines
 from web.ingest import JSON_TYPES
-from web.middleware import REQUEST_ID, public_message
+from web.middleware import REQUEST_ID
 from web.services import json_response, services_of
-from web.waiting import Accepted, Answer
 
 LINES_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl")
-
-
-class _Taken(msgspec.Struct, gc=False, omit_defaults=True):
-    index: int
-    id: str
-    duplicate: bool = False
-
-
-class _Refused(msgspec.Struct):
-    index: int
-    code: str
-    message: str
-    field: str | None
 
 
 async def accept_batch(request: web.Request) -> web.Response:
@@ -45,16 +28,12 @@ async def accept_batch(request: web.Request) -> web.Response:
     try:
         read = await _read(request)
         new = [event for event in read if isinstance(event, NewEvent)]
-        final = await services_of(request).intake.submit(new)
-        if len(new) < len(read):
-            answers = iter(final)
-            final = [next(answers) if isinstance(event, NewEvent) else event for event in read]
-        if not any(isinstance(answer, Accepted) for answer in final):
-            _raise_what_may_pass(final)
+        answers = await services_of(request).intake.submit(new)
+        status, body = batch_answer(read, answers, request.get(REQUEST_ID, ""))
     except BoostError as error:
         EVENTS_REFUSED.labels(code=error.code).inc()
         raise
-    return _answer(request, final)
+    return json_response(body, status=status)
 
 
 async def _read(request: web.Request) -> list[Read]:
@@ -73,32 +52,3 @@ async def _read(request: web.Request) -> list[Read]:
         return read_lines(body, terms) if lines else read_batch(body, terms)
     finally:
         lease.release()
-
-
-def _raise_what_may_pass(answers: Sequence[Answer]) -> None:
-    """Raise, of a request of which nothing was taken, the error that is not the events' own fault."""
-    for answer in answers:
-        if isinstance(answer, BoostError) and answer.status not in (
-            HTTPStatus.BAD_REQUEST,
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-        ):
-            raise answer
-
-
-def _answer(request: web.Request, answers: Sequence[Answer]) -> web.Response:
-    results: list[_Taken | _Refused] = []
-    accepted = 0
-    for index, answer in enumerate(answers):
-        if isinstance(answer, Accepted):
-            results.append(_Taken(index, answer.id, answer.duplicate))
-            accepted += 1
-            continue
-        field = answer.problems[0].field if answer.problems else None
-        results.append(_Refused(index, answer.code, public_message(answer), field))
-        EVENTS_REFUSED.labels(code=answer.code).inc()
-    body: dict[str, object] = {"accepted": accepted, "rejected": len(answers) - accepted, "results": results}
-    if accepted:
-        return json_response(body, status=202)
-    about = {"code": "invalid", "message": "no event was taken", "requestId": request.get(REQUEST_ID, "")}
-    return json_response(about | body, status=422)

@@ -30,11 +30,13 @@ from db.pool import RETRY_AFTER_SECONDS, Database
 from web.byte_budget import ByteBudget
 from web.outbox import Outbox
 from web.outgoing import outgoing_batch
-from web.waiting import Accepted, Answer, Part, Submission, WaitingList
+from web.waiting import MOST_EVENTS, Accepted, Answer, Part, Submission, WaitingList
 from web.wave import Wave
 
-#: How many commits may be under way at once: a second one when it is full, or when the first takes so long (seconds).
+#: How many commits may be under way at once: a second one when it is full, or when the first takes so long (seconds),
+#: and where a worker only takes in, when so many events wait.
 COMMITS_IN_FLIGHT = 2
+BESIDE_EVENTS = 200
 SLOW_COMMIT_SECONDS = 0.01
 #: So many turns of the event loop bring a request from its socket to here.
 _TURNS_TO_SUBMIT = 2
@@ -69,7 +71,7 @@ class Intake:
         *,
         stuck_after_seconds: float,
         most_waiting_bytes: int,
-        in_halves: bool = False,
+        takes_in_only: bool = False,
         commits_in_flight: int = COMMITS_IN_FLIGHT,
         giving_way: GivingWay | None = None,
     ) -> None:
@@ -86,10 +88,11 @@ class Intake:
         self._commits: set[asyncio.Task[None]] = set()
         self._storing: set[asyncio.Task[None]] = set()
         self._commits_in_flight = commits_in_flight
+        self._beside_from = BESIDE_EVENTS if takes_in_only else MOST_EVENTS
         self._slow = False
         self._unanswered = 0
         self._requests = 0
-        self._wave = Wave(in_halves=in_halves)
+        self._wave = Wave(takes_in_only=takes_in_only)
         self._to_answer: deque[Submission] = deque()
         self._loops: list[asyncio.Task[None]] = []
 
@@ -129,7 +132,7 @@ class Intake:
         self._to_answer.append(submission)
         self._unanswered += len(events)
         self._requests += 1
-        if not self._storing or self._waiting.full:
+        if not self._storing or self._worth_a_commit_beside:
             self._arrived.set()
 
     def _answered(self, answer: Callable[[list[Answer]], None], submission: Submission, answers: list[Answer]) -> None:
@@ -164,13 +167,18 @@ class Intake:
                 self._begin(self._waiting.take(self._wave.most))
 
     def _may_begin(self) -> bool:
-        """Tell whether a commit may begin: none is under way, or it would be full, or those under way take long.
+        """Tell whether a commit may begin: none is under way, or it is worth one, or those under way take long.
 
         What a commit costs is paid once for all of its events (docs/adr/0010): while one is under way, the next fills.
         """
         if not self._waiting.events or len(self._storing) >= self._commits_in_flight:
             return False
-        return not self._storing or self._waiting.full or self._slow
+        return not self._storing or self._worth_a_commit_beside or self._slow
+
+    @property
+    def _worth_a_commit_beside(self) -> bool:
+        """Tell whether so much waits that it is stored while PostgreSQL still works on what came before."""
+        return self._waiting.events >= self._beside_from or self._waiting.full
 
     async def _answer_in_time(self) -> None:
         """Answer 503 where PostgreSQL takes too long: what still waits is not stored, what is being stored may be."""

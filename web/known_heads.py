@@ -1,8 +1,8 @@
 """Heads of requests that were read before: what the same bytes say need not be read out of them again.
 
 A client sends the same head with each of its events, but for the length of the body. aiohttp's parser reads it once;
-from then on its SHA-256, without the digits of the length, leads to the hash of the key that it carries. This is no
-second parser: bytes that differ in anything else are unknown, and go to aiohttp's (docs/adr/0030).
+from then on its SHA-256, without the digits of the length, leads to its path and the hash of the key that it carries.
+This is no second parser: bytes that differ in anything else are unknown, and go to aiohttp's (docs/adr/0030).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from aiohttp.http_parser import RawRequestMessage
 from multidict import istr
 
-#: How many heads are remembered: of each, two hashes.
+#: How many heads are remembered: of each, two hashes and a path.
 MOST_HEADS = 1024
 _END = b"\r\n\r\n"
 #: How clients write what stands before the length; of those who write it otherwise nothing is remembered.
@@ -61,23 +61,30 @@ def bytes_of(data: bytes, message: RawRequestMessage) -> int | None:
     return end + len(_END) + int(lengths[0])
 
 
+class KnownHead(NamedTuple):
+    """What a head says: a path that is taken, and the hash of a key (32 bytes)."""
+
+    path: str
+    key_hash: bytes
+
+
 class KnownHeads:
-    """Heads by their hash, each with the hash of its key; when full, what was read first is forgotten."""
+    """Heads by their hash; when full, what was read first is forgotten."""
 
     def __init__(self, most: int = MOST_HEADS) -> None:
         self._most = most
-        self._key_hashes: dict[bytes, bytes] = {}
+        self._heads: dict[bytes, KnownHead] = {}
 
     def __len__(self) -> int:
-        return len(self._key_hashes)
+        return len(self._heads)
 
-    def key_hash(self, head: bytes) -> bytes | None:
-        """Return the hash of the key that a head carries (32 bytes), or None if it is unknown."""
-        return self._key_hashes.get(hashlib.sha256(head).digest())
+    def find(self, head: bytes) -> KnownHead | None:
+        """Return what a head says, or None if it is unknown."""
+        return self._heads.get(hashlib.sha256(head).digest())
 
-    def remember(self, head: bytes, key_hash: bytes) -> None:
+    def remember(self, head: bytes, says: KnownHead) -> None:
         """Remember a head that was split off a request that its parser read from there on, and no further."""
         known_as = hashlib.sha256(head).digest()
-        if known_as not in self._key_hashes and len(self._key_hashes) >= self._most:
-            del self._key_hashes[next(iter(self._key_hashes))]
-        self._key_hashes[known_as] = key_hash
+        if known_as not in self._heads and len(self._heads) >= self._most:
+            del self._heads[next(iter(self._heads))]
+        self._heads[known_as] = says

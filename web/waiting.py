@@ -10,8 +10,10 @@ import msgspec
 from boost_streams.errors import BoostError
 from db.new_events import NewEvent
 
-#: Bounds of one commit, so that its message stays far under the broker's limit (STORAGE.md).
+#: Bounds of one commit, so that its message stays far under the broker's limit (STORAGE.md): of events, of events where
+#: a worker only takes in and very many wait (`web/wave.py`), and of bytes.
 MOST_EVENTS = 500
+MOST_EVENTS_OF_MANY = 800
 MOST_BYTES = 512 * 1024
 
 

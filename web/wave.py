@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import math
 
-from web.waiting import MOST_EVENTS
+from web.waiting import MOST_EVENTS, MOST_EVENTS_OF_MANY
 
 #: How much of the recent peak of unanswered events is remembered from one look to the next.
 _PEAK_DECAY = 0.95
 #: From how many requests on a wave is cut in two: what a commit costs by itself is shared by those in it, and who sent
 #: a hundred events in one request waits for all of them anyway.
 _HALVES_FROM = 16
+#: Of so many events that wait, commits take a share each, if that is more than they take otherwise: what waits longest
+#: waits for several of them anyway, and larger ones cost less.
+_SHARES = 4
 
 
 class Wave:
-    """The recent peak of what is unanswered. `in_halves`: a commit takes half of them, not all (docs/adr/0010)."""
+    """The recent peak of what is unanswered, and what that makes of commits (docs/adr/0010).
 
-    def __init__(self, *, in_halves: bool = False) -> None:
-        self._in_halves = in_halves
+    Where a worker only takes in, a commit takes half of them, not all, and more than usual of very many.
+    """
+
+    def __init__(self, *, takes_in_only: bool = False) -> None:
+        self._takes_in_only = takes_in_only
         self._peak = 0.0
         self._requests = 0.0
 
@@ -39,8 +45,11 @@ class Wave:
     @property
     def most(self) -> int:
         """How many events a commit takes at most."""
-        return min(MOST_EVENTS, math.ceil(self._peak / 2)) if self._is_cut else MOST_EVENTS
+        if not self._takes_in_only:
+            return MOST_EVENTS
+        most = min(MOST_EVENTS_OF_MANY, max(MOST_EVENTS, math.ceil(self._peak / _SHARES)))
+        return min(most, math.ceil(self._peak / 2)) if self._is_cut else most
 
     @property
     def _is_cut(self) -> bool:
-        return self._in_halves and self._requests >= _HALVES_FROM
+        return self._takes_in_only and self._requests >= _HALVES_FROM

@@ -1,12 +1,14 @@
-"""The fast path of `POST /events`: it answers as the view does, in order, and loses nothing."""
+"""The fast path of taking events in: it answers as the views do, in order, and loses nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import gc
+import json
 import re
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from boost_streams.settings import Settings
 from db.pool import Database
 from tests.support.fast_path import (
+    BATCH_CASES,
     CASES,
     EVENT,
     Case,
@@ -27,6 +30,7 @@ from tests.support.fast_path import (
 )
 from tests.support.projects import TestProject, make_project
 from tests.support.waiting import eventually
+from web import fast_path, ingest_batch
 from web.auth import Identity
 
 
@@ -38,11 +42,11 @@ async def site(settings: Settings, database: Database, project: TestProject) -> 
         yield site
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*CASES, *BATCH_CASES], ids=lambda case: case.name)
 async def test_both_ways_answer_alike(site: Site, project: TestProject, case: Case) -> None:
-    if "messageId" in case.options.get("event", {}):
-        await exchange(site, request(project, {**EVENT, "messageId": "m"}), in_two=True)
     sent = request(project, **case.options)
+    if "messageId" in repr(case.options):
+        await exchange(site, sent, in_two=True)
     before = site.path.taken
     fast = await exchange(site, sent)
     assert site.path.taken - before == case.taken
@@ -65,8 +69,53 @@ async def test_a_key_without_the_scope_is_left_to_the_view(site: Site, database:
     assert site.path.taken == 0
 
 
-async def test_a_refusal_by_the_database_is_answered_alike(
+async def stored(database: Database) -> list[tuple[str, str]]:
+    async with database.across_projects() as connection:
+        rows = await connection.fetch("SELECT event_type, payload FROM events ORDER BY id")
+    return [(row["event_type"], row["payload"].decode()) for row in rows]
+
+
+async def test_a_batch_that_is_taken_is_stored_in_order(site: Site, project: TestProject, database: Database) -> None:
+    before = await stored(database)
+    events = [{"eventType": f"t{number}", "payload": {"n": number}} for number in range(150)]
+    bad = {"eventType": "bad", "payload": 1}
+    answer = await exchange(site, request(project, [*events[:70], bad, *events[70:]], target="/events/batch"))
+    assert site.path.taken == 1
+    body = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert (body["accepted"], body["rejected"]) == (150, 1)
+    assert [result["index"] for result in body["results"]] == list(range(151))
+    assert body["results"][70] == {
+        "index": 70, "code": "invalid", "message": "payload: must be a JSON object", "field": "payload"
+    }  # fmt: skip
+    assert (await stored(database))[len(before) :] == [(f"t{n}", f'{{"n": {n}}}') for n in range(150)]
+    ids = [result["id"] for result in body["results"] if "id" in result]
+    async with database.across_projects() as connection:
+        rows = await connection.fetch("SELECT id, event_type FROM events WHERE event_type LIKE 't%'")
+    assert {str(row["id"]): row["event_type"] for row in rows} == {id: f"t{n}" for n, id in enumerate(ids)}
+
+
+async def test_where_memory_is_short_a_batch_is_refused_before_it_is_read(
     site: Site, project: TestProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def not_read(*_: object) -> None:
+        raise AssertionError("a batch was read")
+
+    monkeypatch.setattr(fast_path, "read_batch", not_read)
+    monkeypatch.setattr(ingest_batch, "read_batch", not_read)
+    taken = site.intake.budget.most
+    site.intake.budget.take(taken)
+    sent = request(project, [EVENT] * 50, target="/events/batch")
+    fast, slow = await exchange(site, sent), await exchange(site, sent, in_two=True)
+    assert fast.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nretry-after-ms: 200\r\n" in fast
+    assert comparable(fast) == comparable(slow)
+    assert site.path.taken == 0
+    assert site.intake.budget.used == taken
+
+
+@pytest.mark.parametrize("sent", [{}, {"event": [EVENT, EVENT], "target": "/events/batch"}], ids=["one", "batch"])
+async def test_a_refusal_by_the_database_is_answered_alike(
+    site: Site, project: TestProject, monkeypatch: pytest.MonkeyPatch, sent: dict[str, Any]
 ) -> None:
     gone = Identity(uuid4(), uuid4(), ("ingest",))
 
@@ -75,7 +124,8 @@ async def test_a_refusal_by_the_database_is_answered_alike(
 
     monkeypatch.setattr(site.known, "known", lambda _: gone)
     monkeypatch.setattr(site.known, "identify", identify)
-    fast, slow = await exchange(site, request(project)), await exchange(site, request(project), in_two=True)
+    whole = request(project, **sent)
+    fast, slow = await exchange(site, whole), await exchange(site, whole, in_two=True)
     assert site.path.taken == 1
     assert fast.startswith(b"HTTP/1.1 401 ")
     assert comparable(fast) == comparable(slow)

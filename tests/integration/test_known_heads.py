@@ -80,6 +80,24 @@ async def test_a_head_is_known_whatever_the_length_and_on_every_connection(site:
     assert site.path.unparsed == 5
 
 
+async def test_the_head_of_a_batch_is_known_as_that_of_a_batch(
+    site: Site, project: TestProject, database: Database
+) -> None:
+    batch = request(project, [EVENT, EVENT], target="/events/batch")
+    first, second, other = [
+        (await talk(site, sent))[0] for sent in (batch, batch, request(project, EVENT, target="/events/batch"))
+    ]
+    assert site.path.unparsed == 1
+    assert b'{"accepted":2,"rejected":0,' in second
+    assert comparable(first) == comparable(second)
+    assert other[9:12] == b"422"  # one event is no batch, whatever head came before
+    large = request(project, [event_of(210)] * 250, target="/events/batch")
+    assert 62_000 < len(large) < 64 * 1024
+    (answer,) = await talk(site, large)
+    assert b'{"accepted":250,"rejected":0,' in answer
+    assert await stored(database) == 2 + 4 + 250
+
+
 async def test_many_requests_of_one_connection_are_not_parsed(
     site: Site, project: TestProject, database: Database
 ) -> None:
@@ -202,6 +220,8 @@ async def test_any_requests_in_any_pieces_are_answered_as_each_on_its_own(
         lambda: request(project, {"eventType": "x", "payload": {"text": known.decode()}}),
         lambda: request(project, event_of(30_000)),
         lambda: request(project, body=b"{"),
+        lambda: request(project, [event_of(chance.randrange(99))] * chance.randrange(1, 200), target="/events/batch"),
+        lambda: request(project, [EVENT, 1, EVENT], target="/events/batch"),
         lambda: request(project, target="/elsewhere", body=known),
         lambda: request(project, method="GET", target="/elsewhere", body=b"", Content_Length=""),
         lambda: (

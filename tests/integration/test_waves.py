@@ -38,13 +38,13 @@ class _Held:
         self._gates[number].set()
 
 
-@pytest.mark.parametrize(("in_halves", "sizes"), [(True, [20, 20]), (False, [40])])
+@pytest.mark.parametrize(("takes_in_only", "sizes"), [(True, [20, 20]), (False, [40])])
 async def test_a_wave_is_stored_whole_or_in_halves_one_after_the_other(
-    database: Database, monkeypatch: pytest.MonkeyPatch, in_halves: bool, sizes: list[int]
+    database: Database, monkeypatch: pytest.MonkeyPatch, takes_in_only: bool, sizes: list[int]
 ) -> None:
     monkeypatch.setattr(intake_module, "SLOW_COMMIT_SECONDS", 60.0)
     project, held = await make_project(database), _Held(monkeypatch)
-    async with running_intake(database, in_halves=in_halves) as intake:
+    async with running_intake(database, takes_in_only=takes_in_only) as intake:
         answers: list[list[Answer]] = []
         for _ in range(40):
             intake.submit_then([NewEvent(project.id, "x", b"{}")], answers.append)
@@ -60,7 +60,7 @@ async def test_who_sends_many_events_in_one_request_waits_for_one_commit(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project, held = await make_project(database), _Held(monkeypatch)
-    async with running_intake(database, in_halves=True) as intake:
+    async with running_intake(database, takes_in_only=True) as intake:
         for number in range(20):
             request = asyncio.create_task(intake.submit([NewEvent(project.id, "x", b"{}")] * 100))
             await eventually(lambda: len(held.sizes) == number + 1)  # noqa: B023 - awaited within the turn
@@ -69,12 +69,37 @@ async def test_who_sends_many_events_in_one_request_waits_for_one_commit(
     assert held.sizes == [100] * 20
 
 
+@pytest.mark.parametrize(("takes_in_only", "enough"), [(True, 200), (False, 500)])
+async def test_a_commit_begins_beside_another_once_enough_waits(
+    database: Database, monkeypatch: pytest.MonkeyPatch, takes_in_only: bool, enough: int
+) -> None:
+    monkeypatch.setattr(intake_module, "SLOW_COMMIT_SECONDS", 60.0)
+    project, held = await make_project(database), _Held(monkeypatch)
+    async with running_intake(database, takes_in_only=takes_in_only) as intake:
+        answers: list[list[Answer]] = []
+        for number, events in enumerate((100, enough - 1)):
+            intake.submit_then([NewEvent(project.id, "x", b"{}")] * events, answers.append)
+            await eventually(lambda: len(held.sizes) >= 1)
+            await asyncio.sleep(0.05 * number)
+        assert held.sizes == [100]
+        intake.submit_then([NewEvent(project.id, "x", b"{}")], answers.append)
+        await eventually(lambda: held.sizes == [100, enough])
+        intake.submit_then([NewEvent(project.id, "x", b"{}")] * 500, answers.append)
+        await asyncio.sleep(0.05)
+        assert held.sizes == [100, enough]  # never more than two
+        held.let_go(1)
+        await eventually(lambda: held.sizes == [100, enough, 500])
+        held.let_go(0)
+        held.let_go(2)
+        await eventually(lambda: sorted(len(one) for one in answers) == [1, 100, enough - 1, 500])
+
+
 async def test_the_next_half_goes_to_postgresql_before_this_one_is_answered(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake_module, "SLOW_COMMIT_SECONDS", 60.0)
     project, held = await make_project(database), _Held(monkeypatch)
-    async with running_intake(database, in_halves=True) as intake:
+    async with running_intake(database, takes_in_only=True) as intake:
         under_way_at_answer: list[int] = []
 
         def answer(_: list[Answer]) -> None:

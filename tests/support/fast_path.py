@@ -22,6 +22,7 @@ from tests.support.projects import TestProject
 from web.auth import Authenticator
 from web.fast_path import FastPath
 from web.ingest import accept_event
+from web.ingest_batch import accept_batch
 from web.intake import Intake
 from web.middleware import MIDDLEWARES
 from web.services import SERVICES, WebServices
@@ -81,6 +82,7 @@ async def serving(settings: Settings, database: Database, **options: Any) -> Asy
         )
         app[SERVICES] = services
         app.router.add_post("/events", accept_event)
+        app.router.add_post("/events/batch", accept_batch)
         draining: list[bool] = []
         path = CountingFastPath(services, lambda: bool(draining))
         server = await undecoding_server(app, path.connection, access_log=None, **options)
@@ -183,4 +185,36 @@ CASES = [
     Case("a blank type", False, {"event": {**EVENT, "eventType": "  "}}),
     Case("a large body", False, {"event": {"eventType": "x", "payload": {"text": "a" * 20_000}}}),
     Case("too large an event", False, {"event": {"eventType": "x", "payload": {"text": "a" * 70_000}}}),
+]  # fmt: skip
+
+
+def batch_case(name: str, taken: bool, events: object = None, **options: Any) -> Case:
+    return Case(f"batch: {name}", taken, {"event": events, "target": "/events/batch", **options})
+
+
+BATCH_CASES = [
+    batch_case("an array", True, [EVENT, EVENT]),
+    batch_case("an object", True, {"events": [EVENT], "sentAt": "2026-01-31T12:00:01Z"}),
+    batch_case("timestamps", True, [{**EVENT, "timestamp": when} for when in ("2026-01-31T12:00:00Z", "2126-01-31")]),
+    batch_case("known messageIds", True, [{**EVENT, "messageId": "m"}, EVENT, {**EVENT, "messageId": "m"}]),
+    batch_case("a hundred events", True, [EVENT] * 100),
+    batch_case("an event that is wrong", True, [EVENT, {**EVENT, "eventType": ""}, EVENT]),
+    batch_case("an event that is no JSON", True, body=b'[{"eventType": "x", "payload": {}}, {"eventType"}]'),
+    batch_case("a request id", True, [EVENT], X_Request_Id="abc-1"),
+    batch_case("blanks around", True, body=b' \n[{"eventType": "x", "payload": {}}] '),
+    batch_case("nothing but wrong events", False, [{"eventType": "x"}, {"payload": {}}]),
+    batch_case("no event", False, []),
+    batch_case("something else", False, {"events": [EVENT], "more": 1}),
+    batch_case("one event that is no batch", False, EVENT),
+    batch_case("too many events", False, [1] * 2_501),
+    batch_case("no JSON", False, body=b"["),
+    batch_case("an empty body", False, body=b""),
+    batch_case("lines", False, body=b'{"eventType": "x", "payload": {}}\n', Content_Type="application/x-ndjson"),
+    batch_case("a type that is no JSON", False, [EVENT], Content_Type="text/html"),
+    batch_case("a coding", False, [EVENT], Content_Encoding="gzip"),
+    batch_case("gzip without saying so", False, body=b"\x1f\x8b" + b"x" * 10),
+    batch_case("a query", False, [EVENT], target="/events/batch?x=1"),
+    batch_case("a large body", False, [{"eventType": "x", "payload": {"text": "a" * 40_000}}] * 2),
+    batch_case("too large an event", False, [{"eventType": "x", "payload": {"text": "a" * 70_000}}, EVENT]),
+    batch_case("no such key", False, [EVENT], x_api_key="bst_test_" + "a" * 36),
 ]  # fmt: skip

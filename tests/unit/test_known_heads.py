@@ -9,7 +9,7 @@ import pytest
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
 
-from web.known_heads import KnownHeads, Split, bytes_of, split
+from web.known_heads import KnownHead, KnownHeads, Split, bytes_of, split
 
 _LINE = b"POST /events HTTP/1.1\r\n"
 
@@ -94,7 +94,8 @@ def test_line_ends_before_a_request_are_the_parsers(parser: HttpRequestParser) -
 def test_what_was_read_first_is_forgotten_first() -> None:
     heads = KnownHeads(most=3)
     for number in range(5):
-        heads.remember(b"head %d" % number, b"%d" % number)
-    heads.remember(b"head 4", b"4")
+        heads.remember(b"head %d" % number, KnownHead("/events", b"%d" % number))
+    heads.remember(b"head 4", KnownHead("/events", b"4"))
     assert len(heads) == 3
-    assert [heads.key_hash(b"head %d" % number) for number in range(5)] == [None, None, b"2", b"3", b"4"]
+    found = [heads.find(b"head %d" % number) for number in range(5)]
+    assert [head and head.key_hash for head in found] == [None, None, b"2", b"3", b"4"]

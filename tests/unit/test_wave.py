@@ -7,37 +7,41 @@ from uuid import uuid4
 import pytest
 
 from db.new_events import NewEvent
-from web.waiting import MOST_EVENTS, Submission, WaitingList
+from web.waiting import MOST_EVENTS, MOST_EVENTS_OF_MANY, Submission, WaitingList
 from web.wave import Wave
 
 
 @pytest.mark.parametrize(
-    ("in_halves", "events", "requests", "worth_waiting_for", "most"),
+    ("takes_in_only", "events", "requests", "worth_waiting_for", "most"),
     [
         pytest.param(False, 64, 64, 64, MOST_EVENTS, id="whole"),
         pytest.param(True, 65, 65, 32.5, 33, id="half"),
         pytest.param(True, 15, 15, 15, MOST_EVENTS, id="a small wave is not cut"),
         pytest.param(True, 400, 4, 400, MOST_EVENTS, id="nor are few requests with many events"),
+        pytest.param(True, 2_000, 20, MOST_EVENTS, 500, id="many events"),
+        pytest.param(True, 2_400, 24, MOST_EVENTS, 600, id="a share of very many"),
+        pytest.param(True, 2_500, 1, MOST_EVENTS, 625, id="a share of very many in one request"),
+        pytest.param(False, 2_400, 24, MOST_EVENTS, MOST_EVENTS, id="very many, of a worker that settles too"),
     ],
 )
 def test_what_a_commit_takes_and_waits_for(
-    in_halves: bool, events: int, requests: int, worth_waiting_for: float, most: int
+    takes_in_only: bool, events: int, requests: int, worth_waiting_for: float, most: int
 ) -> None:
-    wave = Wave(in_halves=in_halves)
+    wave = Wave(takes_in_only=takes_in_only)
     wave.look(events, requests)
     assert (wave.worth_waiting_for, wave.most) == (worth_waiting_for, most)
 
 
 def test_no_commit_exceeds_its_bound() -> None:
-    for in_halves in (False, True):
-        wave = Wave(in_halves=in_halves)
+    for takes_in_only in (False, True):
+        wave = Wave(takes_in_only=takes_in_only)
         wave.look(5_000, 5_000)
         assert wave.worth_waiting_for == MOST_EVENTS
-        assert wave.most == MOST_EVENTS
+        assert wave.most == (MOST_EVENTS_OF_MANY if takes_in_only else MOST_EVENTS)
 
 
 def test_a_peak_is_forgotten() -> None:
-    wave = Wave(in_halves=True)
+    wave = Wave(takes_in_only=True)
     wave.look(400, 400)
     for _ in range(100):
         wave.look(20, 20)

@@ -25,7 +25,8 @@ print(json.dumps({
     "takes events": "/events" in {route.resource.canonical for route in app.http.router.routes()},
     "fast path": isinstance(getattr(connection, "__self__", None), FastPath),
     "plain connections": getattr(connection, "__name__", ""),
-    "commits in halves": worker.intake._wave._in_halves,
+    "commits in halves": worker.intake._wave._takes_in_only,
+    "a commit beside another from": worker.intake._beside_from,
     "claims at once": worker.sweeper._claims_at_once,
 }))
 """
@@ -52,6 +53,7 @@ def test_roles_decide_what_a_worker_does_and_how(roles: str) -> None:
         "plain connections": "connection" if web else "HttpConnection",
         # Each commit is a message, which costs whoever also settles (docs/adr/0010).
         "commits in halves": not agents,
+        "a commit beside another from": 500 if agents else 200,
         # Where requests are answered, what catches up leaves room for them.
         "claims at once": 1 if web else CLAIMS_AT_ONCE,
     }
