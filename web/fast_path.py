@@ -38,8 +38,8 @@ from web.middleware import REQUEST_ID_HEADER, described, id_of_request
 from web.services import WebServices
 from web.waiting import Accepted, Answer
 
-#: Paths that are taken, and of how many bytes a body may be; a larger one goes to the view. While nobody takes a body,
-#: aiohttp stops reading its connection at 128 KiB or more.
+#: Paths that are taken, and how many bytes a body may have. A larger one comes in pieces anyway, and goes to the view:
+#: nobody takes it from aiohttp here, which stops reading a connection when it holds too much (512 KiB).
 MOST_BYTES = {"/events": 16 * 1024, "/events/batch": 64 * 1024}
 #: A request of more bytes than such a body and a long head have is not looked at before it is parsed.
 _MOST_TO_SPLIT = 72 * 1024
@@ -129,7 +129,7 @@ class FastPath:
                 return False
             done = functools.partial(self._answer, send, id_of_request(request_id), describe)
             self._services.intake.submit_then(new, done)
-        except BoostError:
+        except Exception:  # whatever it is, the view meets it as well, and says so
             return False
         return True
 
@@ -154,15 +154,21 @@ class FastPath:
     ) -> None:
         """Write the answer to one request. Raises nothing: others wait for theirs behind it."""
         try:
-            try:
-                status, headers, body = describe(answers, request_id)
-            except BoostError as error:
-                EVENTS_REFUSED.labels(code=error.code).inc()
-                about, headers = described(without_frames(error), request_id)
-                status, body = error.status, _encoder.encode(about)
-            send(_written(status, headers, request_id, body, closing=self.closing))
+            send(self._written(describe, answers, request_id))
         except Exception as error:
             _log.exception("an answer could not be sent", action="fast_path", error=type(error).__name__)
+
+    def _written(self, describe: _Describe, answers: list[Answer], request_id: str) -> bytes:
+        try:
+            status, headers, body = describe(answers, request_id)
+        except Exception as error:
+            if not isinstance(error, BoostError):
+                _log.exception("an answer could not be written", action="fast_path", error=type(error).__name__)
+                error = BoostError("an answer could not be written")
+            EVENTS_REFUSED.labels(code=error.code).inc()
+            about, headers = described(without_frames(error), request_id)
+            status, body = error.status, _encoder.encode(about)
+        return _written(status, headers, request_id, body, closing=self.closing)
 
 
 def _whole(payload: StreamReader) -> bytes | None:

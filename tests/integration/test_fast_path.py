@@ -94,6 +94,30 @@ async def test_a_batch_that_is_taken_is_stored_in_order(site: Site, project: Tes
     assert {str(row["id"]): row["event_type"] for row in rows} == {id: f"t{n}" for n, id in enumerate(ids)}
 
 
+async def test_what_fails_unforeseen_is_answered_and_holds_no_connection(
+    site: Site, project: TestProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError
+
+    reader, writer = await connect(site)
+    with monkeypatch.context() as patch:
+        patch.setattr(fast_path, "batch_answer", fails)
+        writer.write(request(project, [EVENT], target="/events/batch"))
+        answer = await read_answer(reader)
+        assert answer.startswith(b"HTTP/1.1 500 ")
+        assert b'"code":"internal"' in answer
+        assert b"an answer could not" not in answer
+        patch.setattr(fast_path, "read_batch", fails)  # this one is left to the view
+        writer.write(request(project, [EVENT], target="/events/batch"))
+        assert (await read_answer(reader)).startswith(b"HTTP/1.1 202 ")
+    writer.write(request(project, [EVENT], target="/events/batch"))
+    assert (await read_answer(reader)).startswith(b"HTTP/1.1 202 ")
+    writer.close()
+    assert site.path.taken == 2
+    assert site.intake.budget.used == 0
+
+
 async def test_where_memory_is_short_a_batch_is_refused_before_it_is_read(
     site: Site, project: TestProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
