@@ -18,7 +18,7 @@ COMMIT_SECONDS = Histogram("boost_commit_seconds", "Duration of one group commit
 COMMIT_EVENTS = Histogram(
     "boost_commit_events",
     "Events in one group commit.",
-    buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500),
+    buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500, 800),
     registry=REGISTRY,
 )
 SETTLE_SECONDS = Histogram("boost_settle_seconds", "Duration of one settlement.", buckets=_SECONDS, registry=REGISTRY)

@@ -37,12 +37,14 @@ class FastConnection(HttpConnection):
     sleeping while the fast path has a request; requests that come meanwhile wait in its queue.
     """
 
-    __slots__ = ("_fast_path", "_left", "_under_way")
+    __slots__ = ("_fast_path", "_left", "_under_way", "_unsent")
 
     def __init__(self, fast_path: Taker, server: Server, **options: Any) -> None:
         super().__init__(server, **options)
         self._fast_path = fast_path
         self._under_way = False
+        #: The answer is written, but more of it waits for the client than a connection may hold.
+        self._unsent = False
         #: How many bytes of the last request are still to come: with 0 the next that comes begins one. None: only the
         #: parser knows, from here on.
         self._left: int | None = 0
@@ -111,10 +113,33 @@ class FastConnection(HttpConnection):
             self._left = left - len(data)
 
     def _answered(self, answer: bytes) -> None:
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(answer)
+            if self._paused:  # the client does not read: until it does the request is under way, as with a view
+                self._unsent = True
+                return
+        self._end()
+
+    def resume_writing(self) -> None:
+        """Go on with what waits once the client has read most of an answer."""
+        super().resume_writing()
+        self._end_unsent()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget an answer that the client did not read."""
+        super().connection_lost(exc)
+        self._end_unsent()
+
+    def _end_unsent(self) -> None:
+        if self._unsent:
+            self._unsent = False
+            self._end()
+
+    def _end(self) -> None:
         self._under_way = self._request_in_progress = False
         transport, sleeping = self.transport, self._waiter
         if transport is not None and not transport.is_closing():
-            transport.write(answer)
             if self._close or self._fast_path.closing:
                 transport.close()
             else:

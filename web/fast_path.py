@@ -38,8 +38,7 @@ from web.middleware import REQUEST_ID_HEADER, described, id_of_request
 from web.services import WebServices
 from web.waiting import Accepted, Answer
 
-#: Paths that are taken, and how many bytes a body may have. A larger one comes in pieces anyway, and goes to the view:
-#: nobody takes it from aiohttp here, which stops reading a connection when it holds too much (512 KiB).
+#: Paths that are taken, and how many bytes a body may have: what surrounds a larger one is lost in it.
 MOST_BYTES = {"/events": 16 * 1024, "/events/batch": 64 * 1024}
 #: A request of more bytes than such a body and a long head have is not looked at before it is parsed.
 _MOST_TO_SPLIT = 72 * 1024

@@ -164,7 +164,8 @@ class Intake:
             self._arrived.clear()
             while self._may_begin():
                 await self._gather()
-                self._begin(self._waiting.take(self._wave.most))
+                if self._may_begin():  # an ended commit may have begun the next one meanwhile
+                    self._begin(self._waiting.take(self._wave.most))
 
     def _may_begin(self) -> bool:
         """Tell whether a commit may begin: none is under way, or it is worth one, or those under way take long.

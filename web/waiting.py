@@ -104,7 +104,7 @@ class WaitingList:
 
     @property
     def full(self) -> bool:
-        """Tell whether what waits fills a commit."""
+        """Tell whether what waits is as much as a commit takes, but for one that takes of very many."""
         return self.events >= MOST_EVENTS or self.size >= MOST_BYTES
 
     def append(self, submission: Submission) -> None:

@@ -16,15 +16,15 @@ _PEAK_DECAY = 0.95
 #: From how many requests on a wave is cut in two: what a commit costs by itself is shared by those in it, and who sent
 #: a hundred events in one request waits for all of them anyway.
 _HALVES_FROM = 16
-#: Of so many events that wait, commits take a share each, if that is more than they take otherwise: what waits longest
-#: waits for several of them anyway, and larger ones cost less.
-_SHARES = 4
+#: A commit takes this share of what is unanswered, where that is more than it takes otherwise: who is last waits for
+#: several of them anyway, and larger ones cost less.
+_SHARE = 1 / 4
 
 
 class Wave:
     """The recent peak of what is unanswered, and what that makes of commits (docs/adr/0010).
 
-    Where a worker only takes in, a commit takes half of them, not all, and more than usual of very many.
+    Where a worker only takes in, a commit takes half of what came in many requests, and of very many events a quarter.
     """
 
     def __init__(self, *, takes_in_only: bool = False) -> None:
@@ -47,7 +47,7 @@ class Wave:
         """How many events a commit takes at most."""
         if not self._takes_in_only:
             return MOST_EVENTS
-        most = min(MOST_EVENTS_OF_MANY, max(MOST_EVENTS, math.ceil(self._peak / _SHARES)))
+        most = min(MOST_EVENTS_OF_MANY, max(MOST_EVENTS, math.ceil(self._peak * _SHARE)))
         return min(most, math.ceil(self._peak / 2)) if self._is_cut else most
 
     @property

@@ -18,9 +18,10 @@ from bench.bodies import new_events
 from boost_streams.event_id import event_ids, new_batch_id
 from db.new_events import NewEvent
 from db.pool import prepare_connection
+from web.waiting import MOST_EVENTS_OF_MANY
 
-#: The most events of one commit of ours (`web/intake.py`), and so of one COPY.
-ROWS_PER_COPY = 500
+#: The most events of one commit of ours, and so of one COPY.
+ROWS_PER_COPY = MOST_EVENTS_OF_MANY
 _COLUMNS = (
     "id",
     "project_id",

@@ -7,12 +7,14 @@ import contextlib
 import gc
 import json
 import re
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from boost_streams.listener import is_idle
 from boost_streams.settings import Settings
 from db.pool import Database
 from tests.support.fast_path import (
@@ -118,14 +120,65 @@ async def test_what_fails_unforeseen_is_answered_and_holds_no_connection(
     assert site.intake.budget.used == 0
 
 
+@pytest.mark.parametrize("sent", [{}, {"event": [EVENT], "target": "/events/batch"}], ids=["one", "batch"])
+async def test_a_body_over_the_limit_of_the_settings_is_left_to_the_view(
+    settings: Settings, database: Database, project: TestProject, sent: dict[str, Any]
+) -> None:
+    whole = request(project, **sent)
+    async with serving(settings.model_copy(update={"max_body_bytes": 30}), database) as site:
+        await site.known.identify(project.key)
+        assert (await exchange(site, whole)).startswith(b"HTTP/1.1 413 ")
+        assert site.path.taken == 0
+
+
+async def long_answer_not_read(site: Site, project: TestProject) -> tuple[Any, ...]:
+    """Send a batch whose answer is longer than what its connection may hold; return both ends and the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=1024)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+    await eventually(lambda: len(site.server.handler.connections) == 1)
+    (connection,) = site.server.handler.connections
+    connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    body = b"[" + json.dumps(EVENT).encode() + b",1" * 1_500 + b"]"
+    writer.write(request(project, body=body, target="/events/batch"))
+    await eventually(lambda: connection.writing_paused)
+    assert site.path.taken == 1
+    return reader, writer, connection
+
+
+async def test_an_answer_that_the_client_does_not_read_yet_is_waited_for(site: Site, project: TestProject) -> None:
+    reader, writer, connection = await long_answer_not_read(site, project)
+    assert not is_idle(connection)
+    closing = asyncio.create_task(site.server.close())
+    await asyncio.sleep(0.2)  # a server that does not wait would be closed by now
+    assert not closing.done()
+    answer = await read_answer(reader)
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["rejected"] == 1_500
+    await closing
+    writer.close()
+
+
+async def test_behind_a_long_answer_the_next_request_is_answered(site: Site, project: TestProject) -> None:
+    reader, writer, _ = await long_answer_not_read(site, project)
+    writer.write(request(project, X_Request_Id="next"))
+    assert b'"rejected":1500' in await read_answer(reader)
+    assert b"X-Request-Id: next\r\n" in await read_answer(reader)
+    writer.close()
+
+
+async def test_who_leaves_without_reading_an_answer_holds_nothing(site: Site, project: TestProject) -> None:
+    _, writer, connection = await long_answer_not_read(site, project)
+    writer.transport.abort()
+    await eventually(lambda: not site.server.handler.connections)
+    assert is_idle(connection)
+    assert site.intake.budget.used == 0
+
+
 async def test_where_memory_is_short_a_batch_is_refused_before_it_is_read(
     site: Site, project: TestProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def not_read(*_: object) -> None:
-        raise AssertionError("a batch was read")
-
-    monkeypatch.setattr(fast_path, "read_batch", not_read)
-    monkeypatch.setattr(ingest_batch, "read_batch", not_read)
+    read: list[object] = []
+    monkeypatch.setattr(fast_path, "read_batch", lambda *_: read.append("on the fast path"))
+    monkeypatch.setattr(ingest_batch, "read_batch", lambda *_: read.append("in the view"))
     taken = site.intake.budget.most
     site.intake.budget.take(taken)
     sent = request(project, [EVENT] * 50, target="/events/batch")
@@ -135,6 +188,7 @@ async def test_where_memory_is_short_a_batch_is_refused_before_it_is_read(
     assert comparable(fast) == comparable(slow)
     assert site.path.taken == 0
     assert site.intake.budget.used == taken
+    assert read == []
 
 
 @pytest.mark.parametrize("sent", [{}, {"event": [EVENT, EVENT], "target": "/events/batch"}], ids=["one", "batch"])
