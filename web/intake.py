@@ -30,13 +30,12 @@ from db.pool import RETRY_AFTER_SECONDS, Database
 from web.byte_budget import ByteBudget
 from web.outbox import Outbox
 from web.outgoing import outgoing_batch
-from web.waiting import MOST_EVENTS, Accepted, Answer, Part, Submission, WaitingList
+from web.waiting import Accepted, Answer, Part, Submission, WaitingList
 from web.wave import Wave
 
-#: How many commits may be under way at once: a second one when it is full, or when the first takes so long (seconds),
-#: and where a worker only takes in, when so many events wait.
+#: How many commits may be under way at once: a second one when enough waits (`web/wave.py`), or when the first takes so
+#: long (seconds).
 COMMITS_IN_FLIGHT = 2
-BESIDE_EVENTS = 200
 SLOW_COMMIT_SECONDS = 0.01
 #: So many turns of the event loop bring a request from its socket to here.
 _TURNS_TO_SUBMIT = 2
@@ -88,7 +87,6 @@ class Intake:
         self._commits: set[asyncio.Task[None]] = set()
         self._storing: set[asyncio.Task[None]] = set()
         self._commits_in_flight = commits_in_flight
-        self._beside_from = BESIDE_EVENTS if takes_in_only else MOST_EVENTS
         self._slow = False
         self._unanswered = 0
         self._requests = 0
@@ -179,7 +177,7 @@ class Intake:
     @property
     def _worth_a_commit_beside(self) -> bool:
         """Tell whether so much waits that it is stored while PostgreSQL still works on what came before."""
-        return self._waiting.events >= self._beside_from or self._waiting.full
+        return self._waiting.full or self._waiting.events >= self._wave.beside_from
 
     async def _answer_in_time(self) -> None:
         """Answer 503 where PostgreSQL takes too long: what still waits is not stored, what is being stored may be."""

@@ -16,6 +16,8 @@ _PEAK_DECAY = 0.95
 #: From how many requests on a wave is cut in two: what a commit costs by itself is shared by those in it, and who sent
 #: a hundred events in one request waits for all of them anyway.
 _HALVES_FROM = 16
+#: Where requests are too few to be cut in two, from so many waiting events on a second commit begins beside the first.
+_BESIDE_FROM = 200
 #: A commit takes this share of what is unanswered, where that is more than it takes otherwise: who is last waits for
 #: several of them anyway, and larger ones cost less.
 _SHARE = 1 / 4
@@ -49,6 +51,11 @@ class Wave:
             return MOST_EVENTS
         most = min(MOST_EVENTS_OF_MANY, max(MOST_EVENTS, math.ceil(self._peak * _SHARE)))
         return min(most, math.ceil(self._peak / 2)) if self._is_cut else most
+
+    @property
+    def beside_from(self) -> int:
+        """How many waiting events are stored while PostgreSQL still works on what came before."""
+        return _BESIDE_FROM if self._takes_in_only and not self._is_cut else MOST_EVENTS
 
     @property
     def _is_cut(self) -> bool:

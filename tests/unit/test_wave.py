@@ -40,6 +40,16 @@ def test_no_commit_exceeds_its_bound() -> None:
         assert wave.most == (MOST_EVENTS_OF_MANY if takes_in_only else MOST_EVENTS)
 
 
+@pytest.mark.parametrize(
+    ("takes_in_only", "requests", "beside_from"),
+    [(True, 0, 200), (True, 15, 200), (True, 16, MOST_EVENTS), (False, 8, MOST_EVENTS)],
+)
+def test_few_requests_have_a_commit_beside_another_sooner(takes_in_only: bool, requests: int, beside_from: int) -> None:
+    wave = Wave(takes_in_only=takes_in_only)
+    wave.look(800, requests)
+    assert wave.beside_from == beside_from
+
+
 def test_a_peak_is_forgotten() -> None:
     wave = Wave(takes_in_only=True)
     wave.look(400, 400)

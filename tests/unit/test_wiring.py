@@ -26,7 +26,7 @@ print(json.dumps({
     "fast path": isinstance(getattr(connection, "__self__", None), FastPath),
     "plain connections": getattr(connection, "__name__", ""),
     "commits in halves": worker.intake._wave._takes_in_only,
-    "a commit beside another from": worker.intake._beside_from,
+    "a commit beside another from": worker.intake._wave.beside_from,
     "claims at once": worker.sweeper._claims_at_once,
 }))
 """
