@@ -118,6 +118,8 @@ class Supervisor:
         while not self._stopping.wait(_LOOK_SECONDS):
             if server.alive():
                 continue
+            if self._stopping.is_set():
+                return  # it did not die, it was stopped between these two looks
             if time.monotonic() - started > _STEADY_SECONDS:
                 back_off = 0.0
             self._report(f"{server.last_words()}\n{server.name}: starting it again" + _after(back_off))

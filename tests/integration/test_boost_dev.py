@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -468,6 +469,32 @@ class TestSupervisor:
         assert journal[-2:] == ["stop worker", "stop database"]
         assert ["worker died" in piece for piece in news] == [True, True]
         assert "in 0.5 s" in news[1]
+
+    def test_what_is_stopped_just_as_it_is_looked_at_is_not_said_to_have_died(self) -> None:
+        looked, stopped = threading.Event(), threading.Event()
+
+        class Looked(_Flaky):
+            def alive(self) -> bool:
+                looked.set()
+                return stopped.wait(5) and super().alive()
+
+            def stop(self, grace: float) -> None:
+                super().stop(grace)
+                stopped.set()
+
+        journal: list[str] = []
+        news: list[str] = []
+        supervisor = Supervisor(news.append)
+        server = Looked("server", journal)
+        supervisor.add_stage(server)
+        server.start()
+        keeping = supervisor.launch(supervisor.keep_running)
+        assert looked.wait(5)
+        supervisor.stop()
+        assert keeping.result(5) is None
+        wait_for(lambda: not any(thread.is_alive() for thread in supervisor._threads) or None)
+        assert news == []
+        assert journal == ["start server", "stop server"]
 
     def test_a_failed_start_is_what_the_wait_raises(self) -> None:
         def fail() -> None:
