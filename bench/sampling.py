@@ -19,7 +19,7 @@ _LOOP = "execute_from_commandline"
 PARTS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("produce", re.compile(r"web/outbox\.py|boost_streams/producer\.py|boost_streams/publishing\.py")),
     ("http", re.compile(r"FastPath\._answer|FastConnection\._answered")),
-    ("commit", re.compile(r"Intake\._commit|Intake\._begin|Intake\._gather")),
+    ("commit", re.compile(r"Committer\.|Intake\._(commit_loop|begin|gather|let_the_next_begin)")),
     ("http", re.compile(r"web/|aiohttp/")),
     ("settle", re.compile(r"agents/settlement\.py|db/settlement\.py|agents/notices\.py|agents/aggregator\.py")),
     ("handle", re.compile(r"HandlerLoop\.(handle|outcomes)")),

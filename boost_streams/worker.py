@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import gc
-import os
 import socket
 import sys
-import threading
 import time
 from typing import Any
 from uuid import UUID
@@ -47,6 +44,7 @@ from boost_streams.kafka_client import mend_closed_connections
 from boost_streams.ledger import Ledger
 from boost_streams.logs import get_logger
 from boost_streams.pace import Pace
+from boost_streams.process import end_at_once, start_watchdog, tune
 from boost_streams.publishing import Publisher
 from boost_streams.records import DeadLetter, RawEventBatch, SettledDeltas, UnreadBatch, UnreadHandlerBatch
 from boost_streams.schema import RecordSchema
@@ -78,17 +76,12 @@ from web.services import SERVICES, WebServices
 
 #: How often the sweeper looks for what is known to be unpublished, and for retries that are due (seconds).
 URGENT_SECONDS = 1.0
-#: From SIGTERM: requests in flight and messages in hand get this long, then the process must end (seconds).
+#: From SIGTERM: requests in flight and messages in hand get this long (seconds), then the process must end
+#: (`boost_streams/process.py`).
 DRAIN_SECONDS = 4.0
-WATCHDOG_SECONDS = 9.0
 #: From SIGTERM: requests on connections that a client kept open are answered for so long (seconds).
 KEEP_ALIVE_SECONDS = 1.0
 CLOSE_SECONDS = 2.5
-#: After how long a thread that waits for the interpreter gets it (seconds; Python's own is five times that): what was
-#: fetched passes between the consumer's thread and a busy event loop twice on each hop (docs/adr/0012).
-SWITCH_SECONDS = 0.001
-#: The exit code of a worker that the watchdog had to end.
-EXIT_WATCHDOG = 70
 
 _log = get_logger(__name__)
 
@@ -200,8 +193,7 @@ class Worker:
     async def _start_web(self, _: Any) -> None:
         await self.intake.start()
         await self.authenticator.start()
-        _collect_seldom()
-        sys.setswitchinterval(SWITCH_SECONDS)
+        tune()
 
     def _wire_agents(self, table: Any) -> None:
         registry = _registry_of(self.settings)
@@ -315,7 +307,7 @@ class Worker:
         """Stop listening, answer what is in flight, commit and publish it, let agents finish what is in hand."""
         self.started_draining = True
         self.progress.closed = True
-        _watchdog()
+        start_watchdog()
         _log.info("draining", action="drain", worker_id=str(self.ledger.worker_id))
         started = time.monotonic()
         deadline = started + DRAIN_SECONDS
@@ -353,38 +345,12 @@ class Worker:
         _log.info("stopped", action="stop", worker_id=str(self.ledger.worker_id))
         if not self.app.crashed:
             # Everything is closed; what mode would still do is sleep for two to three seconds.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(EXIT_CONFIGURATION if self.app.gate.mismatch else self.app.exit_code)
+            end_at_once(EXIT_CONFIGURATION if self.app.gate.mismatch else self.app.exit_code)
 
 
 def _leave_misconfigured() -> None:
     """End the process before it has done anything: what its servers are set to, which the log says, loses events."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(EXIT_CONFIGURATION)
-
-
-def _collect_seldom() -> None:
-    """Have Python look for reference cycles seldom, and never among what was loaded at the start.
-
-    By default it looks after every 700 new objects, fewer than requests in flight hold; that took a tenth of the time
-    of a request. Boost's own objects are freed by their reference counts.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
-
-
-def _watchdog() -> None:
-    """End the process if stopping takes too long; what is not acknowledged comes again."""
-
-    def end() -> None:
-        time.sleep(WATCHDOG_SECONDS)
-        sys.stderr.write("boost: stopping took too long; leaving without acknowledging\n")
-        os._exit(EXIT_WATCHDOG)
-
-    threading.Thread(target=end, name="watchdog", daemon=True).start()
+    end_at_once(EXIT_CONFIGURATION)
 
 
 def _registry_of(settings: Settings) -> Registry:

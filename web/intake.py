@@ -1,8 +1,7 @@
 """Group commit: what arrives while a commit is under way goes together into the next one.
 
-A request waits until its events are committed as `pending`, never for a timer and never for the broker. One commit
-is one transaction, one `event_batches` row and one `RawEventBatch` message. A value that PostgreSQL refuses costs
-only the event that carries it: the commit is halved until the offender stands alone.
+A request waits until its events are committed as `pending`, never for a timer and never for the broker. What waits, and
+when the next commit begins, is told here; what a commit does, in `web/commit.py`.
 """
 
 from __future__ import annotations
@@ -13,24 +12,18 @@ import functools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from uuid import UUID
-
-import asyncpg
 
 from boost_streams import metrics
-from boost_streams.errors import BoostError, Invalid, Unauthorized, Unavailable, without_frames
-from boost_streams.event_id import id_texts, new_batch_id
 from boost_streams.giving_way import GivingWay
 from boost_streams.ledger import Ledger
 from boost_streams.logs import get_logger
 from db.deadline import ANSWER_BY, ANSWER_SECONDS
-from db.intake import StoredBatch, store_batch_across_projects
 from db.new_events import NewEvent
-from db.pool import RETRY_AFTER_SECONDS, Database
+from db.pool import Database
 from web.byte_budget import ByteBudget
+from web.commit import Committer, not_in_time
 from web.outbox import Outbox
-from web.outgoing import outgoing_batch
-from web.waiting import Accepted, Answer, Part, Submission, WaitingList
+from web.waiting import Answer, Part, Submission, WaitingList
 from web.wave import Wave
 
 #: How many commits may be under way at once: a second one when enough waits (`web/wave.py`), or when the first takes so
@@ -41,22 +34,10 @@ SLOW_COMMIT_SECONDS = 0.01
 _TURNS_TO_SUBMIT = 2
 #: A turn that took so long (seconds) and brought nothing was somebody else's: what has come is not kept waiting.
 _BUSY_TURN_SECONDS = 0.0003
-#: How long one commit may take before it is given up (seconds); its requests are answered before (db/deadline.py).
-COMMIT_SECONDS = 4.0
 #: How often requests are looked for whose time is over (seconds).
 _LOOK_SECONDS = 0.1
-#: How often a commit is tried again after a deadlock or a serialization failure.
-_CONFLICT_TRIES = 3
 
 _log = get_logger(__name__)
-
-
-class _NothingSent(Exception):
-    """PostgreSQL was away before anything was asked of it: nothing can have been committed."""
-
-    def __init__(self, unavailable: Unavailable) -> None:
-        super().__init__(unavailable.message)
-        self.unavailable = unavailable
 
 
 class Intake:
@@ -74,11 +55,16 @@ class Intake:
         commits_in_flight: int = COMMITS_IN_FLIGHT,
         giving_way: GivingWay | None = None,
     ) -> None:
-        self._giving_way = giving_way or GivingWay()
-        self._database = database
         self._outbox = outbox
-        self._ledger = ledger
-        self._stuck_after = stuck_after_seconds
+        self._committer = Committer(
+            database,
+            outbox,
+            ledger,
+            stuck_after_seconds=stuck_after_seconds,
+            giving_way=giving_way or GivingWay(),
+            begins=self._is_storing,
+            stored=self._let_the_next_begin,
+        )
         #: What bodies that arrive and events that are not answered yet may take together.
         self.budget = ByteBudget(most_waiting_bytes)
         self._waiting = WaitingList()
@@ -188,7 +174,7 @@ class Intake:
             now = loop.time()
             late = [one for one in self._to_answer if one.answer_by <= now and not one.answered]
             for submission in late:
-                submission.give_up(_late())
+                submission.give_up(not_in_time())
             if late:
                 self._waiting.drop_answered()
                 _log.warning("requests not stored in time", action="intake_late", count=len(late))
@@ -215,7 +201,7 @@ class Intake:
         if not parts:
             return  # while it gathered, time ran out for all that waited
         self._slow = False
-        task = asyncio.create_task(self._commit_safely(parts))
+        task = asyncio.create_task(self._committer.run(parts))
         self._commits.add(task)
         self._storing.add(task)
         slow = asyncio.get_running_loop().call_later(SLOW_COMMIT_SECONDS, self._is_slow)
@@ -227,6 +213,9 @@ class Intake:
             self._arrived.set()
 
         task.add_done_callback(ended)
+
+    def _is_storing(self) -> None:
+        self._storing.add(_this_task())
 
     async def _let_the_next_begin(self) -> None:
         """Give PostgreSQL its next commit, if one is at hand, before this one, which is stored, is answered."""
@@ -240,120 +229,8 @@ class Intake:
         self._slow = True
         self._arrived.set()
 
-    async def _commit_safely(self, parts: list[Part]) -> None:
-        try:
-            await self._commit(parts)
-        except Exception as error:
-            _log.exception("a commit failed unexpectedly", action="intake_commit", count=len(parts))
-            _answer_rest(parts, BoostError(f"the event could not be stored: {type(error).__name__}"))
-
-    async def _commit(self, parts: list[Part]) -> None:
-        """Store events as one batch; halve it when one of them is refused by the database."""
-        self._storing.add(_this_task())
-        events = [event for part in parts for event in part.events()]
-        batch_id = new_batch_id()
-        seq = self._ledger.open()
-        started = time.perf_counter()
-        try:
-            stored = await self._store(batch_id, events, seq)
-        except _NothingSent as error:
-            self._ledger.close(seq)
-            _answer_rest(parts, without_frames(error.unavailable))
-            return
-        except Unavailable as error:
-            # Whether the server committed before it went away, or will, is not known: have it published if so.
-            self._outbox.leave_to_sweeper(batch_id, seq, stored=False)
-            _answer_rest(parts, without_frames(error))
-            return
-        except asyncpg.CheckViolationError as error:
-            self._ledger.close(seq)
-            if error.constraint_name is None:  # no check failed: the row found no partition
-                _answer_rest(parts, Unavailable("no partition for the present time; it is being made", retry_after=1))
-                return
-            await self._bisect(parts, error)
-            return
-        except asyncpg.PostgresError as error:
-            self._ledger.close(seq)
-            if not isinstance(error.sqlstate, str) or error.sqlstate[:2] not in ("22", "23", "54"):
-                raise
-            await self._bisect(parts, error)
-            return
-        metrics.COMMIT_SECONDS.observe(time.perf_counter() - started)
-        metrics.COMMIT_EVENTS.observe(len(events))
-        await self._let_the_next_begin()
-        texts = id_texts(batch_id, len(events))
-        self._answer(parts, stored, texts)
-        self._publish(events, stored, texts, seq)
-
-    async def _store(self, batch_id: UUID, events: Sequence[NewEvent], seq: int) -> StoredBatch:
-        sent = False
-        try:
-            async with asyncio.timeout(COMMIT_SECONDS), self._database.across_projects() as connection:
-                sent = True
-                for tries_left in reversed(range(_CONFLICT_TRIES)):
-                    try:
-                        return await store_batch_across_projects(
-                            connection,
-                            batch_id,
-                            events,
-                            worker_id=self._ledger.worker_id,
-                            seq=seq,
-                            stuck_after_seconds=self._stuck_after,
-                        )
-                    except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
-                        if not tries_left:
-                            raise
-        except TimeoutError:
-            raise _late() if sent else _NothingSent(_late()) from None
-        except Unavailable as error:
-            raise error if sent else _NothingSent(error) from None
-        raise AssertionError("unreachable: the last try returns or raises")
-
-    async def _bisect(self, parts: list[Part], error: asyncpg.PostgresError) -> None:
-        singles = [single for part in parts for single in part.singles()]
-        if len(singles) == 1:
-            _answer_rest(singles, _refusal(error))
-            return
-        middle = len(singles) // 2
-        await self._commit(singles[:middle])
-        await self._commit(singles[middle:])
-
-    def _answer(self, parts: list[Part], stored: StoredBatch, texts: Sequence[str]) -> None:
-        duplicates = stored.duplicates
-        answers = [Accepted(text) for text in texts]
-        for number, first_id in duplicates.items():
-            answers[number] = Accepted(str(first_id), duplicate=True)
-        start = 0
-        for part in parts:
-            part.submission.answer(part.first, answers[start : start + len(part)])
-            start += len(part)
-        metrics.EVENTS_DUPLICATE.inc(len(duplicates))
-        metrics.EVENTS_ACCEPTED.inc(len(answers) - len(duplicates))
-        self._giving_way.took_in(len(answers))
-
-    def _publish(self, events: Sequence[NewEvent], stored: StoredBatch, texts: Sequence[str], seq: int) -> None:
-        if stored.committed_at is None:
-            self._ledger.close(seq)
-        else:
-            self._outbox.publish(outgoing_batch(events, stored, texts, stored.committed_at), seq)
-
 
 def _this_task() -> asyncio.Task[None]:
     task = asyncio.current_task()
     assert task is not None
     return task
-
-
-def _answer_rest(parts: list[Part], answer: Answer) -> None:
-    for part in parts:
-        part.submission.answer_rest(part.first, part.end, answer)
-
-
-def _late() -> Unavailable:
-    return Unavailable("PostgreSQL takes too long; nothing was decided, try again", retry_after=RETRY_AFTER_SECONDS)
-
-
-def _refusal(error: asyncpg.PostgresError) -> BoostError:
-    if error.sqlstate == "23503":
-        return Unauthorized("the project of this key no longer exists")
-    return Invalid.field("payload", f"PostgreSQL cannot store it: {str(error).splitlines()[0]}")

@@ -31,7 +31,7 @@ class Submission:
     """The events of one request, answered when the last of them is.
 
     `done` is given the submission and must not hold it: a cycle of the two would keep the events, long after they are
-    answered, until Python looks for cycles, which it does seldom (`boost_streams/worker.py`).
+    answered, until Python looks for cycles, which it does seldom (`boost_streams/process.py`).
     """
 
     __slots__ = ("_answers", "_done", "_open", "answer_by", "events", "size", "sizes", "taken")

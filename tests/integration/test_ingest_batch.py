@@ -17,7 +17,7 @@ from db.pool import Database
 from tests.support.http import web_client
 from tests.support.intakes import running_intake
 from tests.support.projects import TestProject, make_project
-from web import intake as intake_module
+from web import commit as commit_module
 from web.formats import boost_json
 from web.ingest import accept_event
 from web.ingest_batch import accept_batch
@@ -256,7 +256,7 @@ async def test_postgresql_away_is_503_for_the_whole(
 async def test_a_commit_that_fails_among_others_is_told_event_by_event(
     client: Client, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = intake_module.store_batch_across_projects
+    store = commit_module.store_batch_across_projects
     commits = 0
 
     async def away_once(*arguments: Any, **named: Any) -> Any:
@@ -266,7 +266,7 @@ async def test_a_commit_that_fails_among_others_is_told_event_by_event(
             raise Unavailable("PostgreSQL is away", retry_after=1)
         return await store(*arguments, **named)
 
-    monkeypatch.setattr(intake_module, "store_batch_across_projects", away_once)
+    monkeypatch.setattr(commit_module, "store_batch_across_projects", away_once)
     events = [EVENT | {"payload": {"n": number}} for number in range(1_300)]
     status, answer = await post(client, events)
     assert status == 202

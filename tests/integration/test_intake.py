@@ -23,6 +23,7 @@ from db.projects import delete_project_across_projects
 from tests.support.intakes import new_intake, running_intake
 from tests.support.projects import make_project
 from tests.support.waiting import eventually
+from web import commit as commit_module
 from web import intake as intake_module
 from web import outbox as outbox_module
 from web.intake import Intake
@@ -204,7 +205,7 @@ async def test_what_was_not_published_is_known_to_the_database(database: Databas
         return bool(await rows(database, "SELECT 1 FROM event_batches WHERE last_published_at IS NULL"))
 
     await eventually(released, deadline=10)
-    assert intake._ledger.open_count == 0
+    assert intake._committer._ledger.open_count == 0
 
 
 async def test_ids_are_consecutive_within_a_batch(database: Database, intake: Intake) -> None:
@@ -237,7 +238,7 @@ async def test_nothing_is_kept_for_commits_that_never_reached_postgresql() -> No
         (answer,) = await intake.submit([NewEvent(project_id, "x", b"{}")])
         assert isinstance(answer, Unavailable)
         assert answer.retry_after is not None
-    assert intake._ledger.open_count == 0
+    assert intake._committer._ledger.open_count == 0
     await eventually(lambda: not kept_requests(project_id))
     await intake.stop()
 
@@ -249,7 +250,7 @@ async def test_nothing_is_kept_for_commits_that_broke_off(
     async def broken_off(*_: Any, **__: Any) -> Any:
         raise ConnectionResetError
 
-    monkeypatch.setattr(intake_module, "store_batch_across_projects", broken_off)
+    monkeypatch.setattr(commit_module, "store_batch_across_projects", broken_off)
     project = await make_project(database)
     (answer,) = await intake.submit([NewEvent(project.id, "x", b"{}")])
     assert isinstance(answer, Unavailable)
@@ -272,7 +273,7 @@ async def test_the_release_loop_survives_any_error(database: Database, monkeypat
     intake = new_intake(database)
     await intake.start()
     await intake.submit([NewEvent(project.id, "x", b"{}")])
-    await eventually(lambda: calls >= 2 and intake._ledger.open_count == 0, deadline=10)
+    await eventually(lambda: calls >= 2 and intake._committer._ledger.open_count == 0, deadline=10)
     await intake.stop()
 
 
@@ -281,8 +282,8 @@ async def test_a_commit_given_up_that_is_done_later_is_published(
 ) -> None:
     """A lock holds the commit up for longer than a request waits; then the server does it, whoever has given it up."""
     project = await make_project(database)
-    monkeypatch.setattr(intake_module, "COMMIT_SECONDS", 2.0)
-    stored = intake_module.store_batch_across_projects
+    monkeypatch.setattr(commit_module, "COMMIT_SECONDS", 2.0)
+    stored = commit_module.store_batch_across_projects
 
     async def frozen(_: Any, *arguments: Any, **named: Any) -> Any:
         try:
@@ -297,7 +298,7 @@ async def test_a_commit_given_up_that_is_done_later_is_published(
             await stored(connection, *arguments, **named)
 
     late: list[asyncio.Task[None]] = []
-    monkeypatch.setattr(intake_module, "store_batch_across_projects", frozen)
+    monkeypatch.setattr(commit_module, "store_batch_across_projects", frozen)
     async with running_intake(database) as intake:
         started = asyncio.get_running_loop().time()
         (answer,) = await intake.submit([NewEvent(project.id, "x", b"{}")])
@@ -309,7 +310,7 @@ async def test_a_commit_given_up_that_is_done_later_is_published(
             return [row["last_published_at"] for row in found] == [None]
 
         await eventually(released, deadline=15)
-        await eventually(lambda: intake._ledger.open_count == 0, deadline=15)
+        await eventually(lambda: intake._committer._ledger.open_count == 0, deadline=15)
 
 
 async def test_what_was_answered_503_while_it_waited_is_not_stored_later(
@@ -317,14 +318,14 @@ async def test_what_was_answered_503_while_it_waited_is_not_stored_later(
 ) -> None:
     project = await make_project(database)
     monkeypatch.setattr(intake_module, "ANSWER_SECONDS", 0.3)
-    stored = intake_module.store_batch_across_projects
+    stored = commit_module.store_batch_across_projects
     thawed = asyncio.Event()
 
     async def frozen(*arguments: Any, **named: Any) -> Any:
         await thawed.wait()
         return await stored(*arguments, **named)
 
-    monkeypatch.setattr(intake_module, "store_batch_across_projects", frozen)
+    monkeypatch.setattr(commit_module, "store_batch_across_projects", frozen)
     async with running_intake(database, commits_in_flight=1) as intake:
         first = asyncio.create_task(intake.submit([NewEvent(project.id, "first", b"{}")]))
         await eventually(lambda: len(intake._commits) == 1)
@@ -415,7 +416,7 @@ async def test_a_message_id_across_midnight_is_stored_once(database: Database, m
     project = await make_project(database)
     midnight = dt.datetime.combine(dt.datetime.now(dt.UTC).date(), dt.time(), dt.UTC)
     moments = iter([midnight - dt.timedelta(milliseconds=1), midnight, midnight + dt.timedelta(milliseconds=1)])
-    monkeypatch.setattr(intake_module, "new_batch_id", lambda: batch_of(id_at(next(moments))))
+    monkeypatch.setattr(commit_module, "new_batch_id", lambda: batch_of(id_at(next(moments))))
     events = [NewEvent(project.id, "x", b"{}", message_id=f"m-{n}") for n in range(3)]
     async with running_intake(database) as one, running_intake(database) as other:
         first = await one.submit(events)

@@ -14,6 +14,7 @@ from db.pool import Database
 from tests.support.intakes import running_intake
 from tests.support.projects import make_project
 from tests.support.waiting import eventually
+from web import commit as commit_module
 from web import intake as intake_module
 from web.waiting import Accepted, Answer
 
@@ -24,8 +25,8 @@ class _Held:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sizes: list[int] = []
         self._gates: list[asyncio.Event] = []
-        self._store = intake_module.store_batch_across_projects
-        monkeypatch.setattr(intake_module, "store_batch_across_projects", self._held)
+        self._store = commit_module.store_batch_across_projects
+        monkeypatch.setattr(commit_module, "store_batch_across_projects", self._held)
 
     async def _held(self, connection: Any, batch_id: UUID, events: Any, **named: Any) -> Any:
         gate = asyncio.Event()
@@ -138,3 +139,37 @@ async def test_a_commit_that_is_halved_counts_as_under_way_until_its_end(
         assert isinstance(refused, Invalid)
         assert isinstance(stored, Accepted)
         assert all(isinstance(answer, Accepted) for answer in await later)
+
+
+async def test_what_is_left_by_a_commit_that_began_meanwhile_fills_the_next(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow commit ends, and the next begins, while the one that was to begin beside it lets requests in."""
+    monkeypatch.setattr(intake_module, "SLOW_COMMIT_SECONDS", 0.05)
+    project, held = await make_project(database), _Held(monkeypatch)
+    async with running_intake(database, takes_in_only=True) as intake:
+        answers: list[list[Answer]] = []
+
+        def submit(requests: int) -> None:
+            for _ in range(requests):
+                intake.submit_then([NewEvent(project.id, "x", b"{}")], answers.append)
+
+        gather = intake._gather
+
+        async def gather_while_the_first_ends() -> None:
+            await gather()
+            if held.sizes == [20]:
+                monkeypatch.setattr(intake_module, "SLOW_COMMIT_SECONDS", 60.0)
+                submit(40)
+                held.let_go(0)
+                await eventually(lambda: len(held.sizes) > 1)
+
+        monkeypatch.setattr(intake, "_gather", gather_while_the_first_ends)
+        submit(40)
+        await eventually(lambda: len(answers) == 20)
+        await asyncio.sleep(0.05)
+        assert held.sizes == [20, 40]
+        held.let_go(1)
+        await eventually(lambda: held.sizes == [20, 40, 20])
+        held.let_go(2)
+        await eventually(lambda: len(answers) == 80)

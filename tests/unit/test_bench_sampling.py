@@ -14,9 +14,9 @@ _ABOVE = "thread (7): MainThread;<module> (faust/__main__.py:6);Worker.execute_f
     [
         ("FastConnection.data_received (web/fast_connection.py:73);FastPath.submit (web/fast_path.py:92)", "http"),
         ("RequestHandler.start (aiohttp/web_protocol.py:600);accept_batch (web/ingest_batch.py:40)", "http"),
-        ("Intake._commit_safely (web/intake.py:169);Connection.fetchval (asyncpg/connection.py:1)", "commit"),
+        ("Committer.run (web/commit.py:60);Connection.fetchval (asyncpg/connection.py:1)", "commit"),
         (
-            "Intake._commit (web/intake.py:9);FastPath._answer (web/fast_path.py:9)",
+            "Committer._commit (web/commit.py:9);FastPath._answer (web/fast_path.py:9)",
             "http",
         ),
         ("Outbox._send (web/outbox.py:83);RecordCodec.encode (boost_streams/records.py:134)", "produce"),
