@@ -54,7 +54,7 @@ bench: $(VENV)/.bench-installed bench-tools ## Measure every figure beside its c
 bench-quick: $(VENV)/.dev-installed ## Measure the first five figures and print them (90 s)
 	@$(BIN)/python -m bench quick $(ARGS)
 
-bench-large: $(VENV)/.bench-installed bench-tools ## Measure what needs millions of rows, add it to docs/performance.md (75 min)
+bench-large: $(VENV)/.bench-installed bench-tools ## Measure what needs millions of events, and more with messageId, add it to docs/performance.md (75 min)
 	@$(BIN)/python -m bench large $(ARGS)
 
 bench-tools: ## Install the load generators that are missing (wrk, oha)

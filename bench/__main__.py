@@ -114,7 +114,8 @@ def _effort(options: argparse.Namespace, group: str) -> Effort:
         "connections": tuple(options.connections) if options.connections else None,
     }
     changed = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(plan.effort_for(group, options.mode), **changed)
+    effort = plan.effort_alone if options.only else plan.effort_for
+    return dataclasses.replace(effort(group, options.mode), **changed)
 
 
 def _run(options: argparse.Namespace, wanted: Callable[[str], bool]) -> list[Row]:

@@ -32,6 +32,11 @@ class Child:
         """The process id, for its CPU time."""
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Tell whether it has not ended yet."""
+        return self._process.poll() is None
+
     def output(self, deadline: float) -> str:
         """Wait for the end and return what it printed.
 

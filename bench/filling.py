@@ -20,13 +20,14 @@ _BODIES = "CREATE TEMP TABLE bodies (n int PRIMARY KEY, body jsonb) ON COMMIT PR
 # hundred events one failed. Two of the columns follow from others, as in a database that has run for a while.
 _FILL = """
 INSERT INTO events (id, project_id, event_type, status, user_id, session_id, payload, occurred_at, received_at,
-                    created_at, settled_at, error)
+                    created_at, settled_at, error, message_id)
 SELECT (lpad(to_hex((extract(epoch FROM r.at) * 1000)::bigint), 12, '0') || '7' || substr(r.noise, 1, 3) || '8'
         || substr(r.noise, 4, 15))::uuid,
        md5('bench project ' || floor(%(projects)s * r.share * r.share)::int)::uuid,
        b.body ->> 'eventType', CASE WHEN r.n %% 100 = 0 THEN 'failed' ELSE 'processed' END,
        b.body ->> 'userId', b.body ->> 'sessionId', b.body -> 'payload', r.at, r.at, r.at, r.at + interval '20 ms',
-       CASE WHEN r.n %% 100 = 0 THEN '{"code": "invalid", "field": "url", "message": "must be an address"}'::jsonb END
+       CASE WHEN r.n %% 100 = 0 THEN '{"code": "invalid", "field": "url", "message": "must be an address"}'::jsonb END,
+       CASE WHEN %(message_ids)s THEN md5('message ' || r.n)::uuid::text END
 FROM (
     SELECT n, md5('row ' || n) AS noise,
            ('x' || substr(md5('share ' || n), 1, 8))::bit(32)::bigint / 4294967296.0 AS share,
@@ -36,7 +37,9 @@ FROM (
 """
 
 
-def fill(url: str, bodies: Path, *, rows: int, projects: int, say: Callable[[str], None]) -> None:
+def fill(
+    url: str, bodies: Path, *, rows: int, projects: int, say: Callable[[str], None], message_ids: bool = False
+) -> None:
     """Add projects, and rows that belong to them, without checking foreign keys; then VACUUM and ANALYZE."""
     lines = bodies.read_text().splitlines()
     with psycopg.connect(url, autocommit=True) as connection:
@@ -59,6 +62,7 @@ def fill(url: str, bodies: Path, *, rows: int, projects: int, say: Callable[[str
                     "first": first,
                     "last": last,
                     "bodies": len(lines),
+                    "message_ids": message_ids,
                 },
             )
             if (last + 1) % (4 * _CHUNK) == 0:

@@ -29,12 +29,19 @@ FROM events WHERE id BETWEEN $1 AND $2 ORDER BY id
 
 
 async def store_events(
-    url: str, projects: Sequence[UUID], count: int, per_batch: int, *, stuck_after_seconds: float = 300.0
+    url: str,
+    projects: Sequence[UUID],
+    count: int,
+    per_batch: int,
+    *,
+    message_ids: bool = False,
+    stuck_after_seconds: float = 300.0,
 ) -> list[UUID]:
     """Store `count` pending events in batches of `per_batch`, as intake would; return the ids of the batches."""
     database = Database(url, pipeline_connections=_COMMITS, tenant_connections=1)
     await database.open()
-    events = new_events(list(projects), count)
+    prefix = f"{uuid.uuid4()}"[:24] if message_ids else None
+    events = new_events(list(projects), count, message_prefix=prefix)
     worker_id = uuid.uuid4()
     batch_ids: list[UUID] = []
 

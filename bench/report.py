@@ -46,18 +46,19 @@ the workers and the load generator, all on the machine below, sharing its cores.
 more with a messageId), one of 20,000 in turn, of a mix of types: 80 % from pages, 5 % users, 5 % payments, 10 % unknown
 types, from 10,000 users of four projects. Throughput comes from `wrk`, which keeps so many requests under way; latency
 from `oha`, which sends at a fixed rate and counts from when a request was due, so that a stall is seen by all that were
-due meanwhile. A worker is under load for 25 seconds before anything is measured: a broker that was just started
-compiles its own code meanwhile, for two or three times what it costs afterwards. PostgreSQL writes over log files that
-are there already, as one that has run for a while does. After each round of rows that store anything the page cache
-is dropped: a virtual machine whose memory its host takes back pays eight times as much for writing a page once the
-cache has grown by some gigabytes, and only what stores anything pays it (`bench/page_cache.py`). Rows of listing find
-the cache of a server that runs; right after it was dropped their p99 was 1.5 ms (newest), 113 (failed) and 35 (type).
+due meanwhile; it takes events at random, so that with messageId one in forty to a hundred is one that came before. A
+worker is under load for 25 seconds before anything is measured: a broker that was just started compiles its own code
+meanwhile, for two or three times what it costs afterwards. PostgreSQL writes over log files that are there already, as
+one that has run for a while does. After each round of rows that store anything the page cache is dropped: a virtual
+machine whose memory its host takes back pays eight times as much for writing a page once the cache has grown by some
+gigabytes, and only what stores anything pays it (`bench/page_cache.py`). Rows of listing find the cache of a server
+that runs; right after it was dropped their p99 was 1.5 ms (newest), 113 (failed) and 35 (type).
 """
 _REPEAT = """## How to repeat it
 
 ```sh
-make bench                              # this page but for the large rows; under 20 minutes on two cores
-make bench-large                        # adds those that need millions of events; under 75 minutes
+make bench                              # this page but for what follows; under 20 minutes on two cores
+make bench-large                        # adds what needs millions of events, more with messageId; under 75 minutes
 make bench-quick                        # the first five figures, printed; about 90 seconds
 make bench ARGS="--only single.c64"     # some rows, printed; --rounds and --seconds change how much is measured
 ```

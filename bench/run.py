@@ -56,6 +56,14 @@ class Bench:
         self.show_round(number, name, values)
         self.site.let_go_of_page_cache()
 
+    def variants(self, *names: str) -> list[bool]:
+        """Return whether events carry a messageId, for each of a row's variants that is wanted: without, then with.
+
+        Args:
+            names: Ids of rows that are measured together, without what stands for messageIds (`suffix`).
+        """
+        return [ids for ids in self.effort.message_ids if any(self.wanted(f"{name}{suffix(ids)}") for name in names)]
+
     def single(self, *, message_ids: bool = False) -> Requests:
         """Return requests that carry one event each."""
         return Requests(self.site.bodies, self.site.keys, message_ids=message_ids)
@@ -89,3 +97,8 @@ def compare_with(without: Row | None, row: Row) -> None:
 def suffix(message_ids: bool) -> str:
     """Return what the id of a row ends with when its events carry a messageId."""
     return ".ids" if message_ids else ""
+
+
+def with_ids(message_ids: bool) -> str:
+    """Return what the title of a row ends with when its events carry a messageId."""
+    return ", with messageId" if message_ids else ""

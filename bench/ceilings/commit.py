@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import time
 import uuid
-from itertools import islice
 from uuid import UUID
 
 import msgspec
@@ -58,7 +57,9 @@ async def _run(options: argparse.Namespace) -> Committed:
         if due > now:
             await asyncio.sleep(due - now)
         first = len(times) * options.events % (_DIFFERENT - options.events)
-        chunk = list(islice(ready, first, first + options.events))
+        chunk = ready[first : first + options.events]
+        if options.message_ids:
+            chunk = [msgspec.structs.replace(event, message_id=f"{uuid.uuid4()}") for event in chunk]
         times.append(await _commit(database, worker_id, len(times), chunk))
     await database.close()
     return Committed(len(times), percentile(times, 0.5) * 1e3, percentile(times, 0.99) * 1e3)
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--events", type=int, required=True, help="events in one commit")
     parser.add_argument("--per-second", type=float, required=True, help="commits per second")
+    parser.add_argument("--message-ids", action="store_true", help="events carry a messageId")
     print(msgspec.json.encode(uvloop.run(_run(parser.parse_args()))).decode())
 
 

@@ -1,25 +1,41 @@
 """`oha`: so many requests a second, whether answers come or not; latency counts from when a request was due.
 
 A stall of the server is then seen by every request that was due while it lasted (no coordinated omission).
+
+It takes each body at random from lines that it reads before it begins, so a messageId may come twice: with fifty lines
+for each request that is due one in a hundred does, as with clients that send again what was not answered.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import shutil
-from collections.abc import Sequence
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 import msgspec
 
+from bench.bodies import with_message_id
 from bench.children import Child
 from bench.errors import BenchError
+from bench.load.wrk import Requests
 
 _GRACE_SECONDS = 30.0
 _INSTALL = "oha is not installed: `make bench-tools`, or cargo install oha, brew install oha (macOS)"
 #: Of the requests that were due, so many may be missing at the end: those that were under way.
 _LEAST_SHARE = 0.98
+#: Lines with a messageId for each request that is due, and the most of them: they take 500 MB of memory.
+_LINES_PER_REQUEST = 50
+_MOST_LINES = 1_000_000
+_LINES_AT_ONCE = 10_000
+_LOOK_SECONDS = 0.05
 
 
 class _Percentiles(msgspec.Struct):
@@ -69,16 +85,18 @@ def oha_program() -> str:
 class OhaRun:
     """One run of oha under way; `result` waits for it."""
 
-    def __init__(
-        self, url: str, bodies: Path, keys: Sequence[str], *, rate: float, connections: int, seconds: float
-    ) -> None:
+    def __init__(self, url: str, requests: Requests, *, rate: float, connections: int, seconds: float) -> None:
         self._seconds, self._due = seconds, rate * seconds
+        self._fresh = _FreshLines(requests.bodies, round(self._due)) if requests.message_ids else None
+        bodies = self._fresh.pipe if self._fresh else requests.bodies
         argv: list[object] = [oha_program(), "--no-tui", "--output-format", "json", "-m", "POST"]
         argv += ["-q", max(1, round(rate)), "--latency-correction", "-c", connections, "-z", f"{seconds:g}s"]
         argv += ["-w", "-T", "application/json", "-Z", bodies]
         # One key for each run: oha sends the same headers with every request.
-        argv += ["-H", f"x-api-key: {keys[0]}", f"{url}/events"]
+        argv += ["-H", f"x-api-key: {requests.keys[0]}", f"{url}{requests.path}"]
         self._child = Child("oha", argv)
+        if self._fresh:
+            self._fresh.wait_until_read(self._child)
 
     def result(self) -> OhaAnswer:
         """Wait for the end and return what was measured.
@@ -87,10 +105,57 @@ class OhaRun:
             BenchError: A request was refused or got no answer, or the rate was not reached: no latency is worth much
                 then.
         """
-        answer = read_answer(self._child.output(self._seconds + _GRACE_SECONDS))
+        try:
+            output = self._child.output(self._seconds + _GRACE_SECONDS)
+        finally:
+            if self._fresh:
+                self._fresh.forget()
+        answer = read_answer(output)
         if answer.requests < self._due * _LEAST_SHARE:
             raise BenchError(f"of {self._due:,.0f} requests that were due {answer.requests:,} were answered: too fast")
         return answer
+
+
+class _FreshLines:
+    """Events with messageIds that nobody sent before, through a pipe: half a gigabyte that no disk has to take."""
+
+    def __init__(self, bodies: Path, due: int) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="boost-bench-")
+        self.pipe = Path(self._folder.name) / "events.jsonl"
+        os.mkfifo(self.pipe)
+        count = min(_MOST_LINES, _LINES_PER_REQUEST * due)
+        lines = fresh_lines(bodies.read_bytes().splitlines(), count)
+        self._writer = threading.Thread(target=self._write, args=(lines,), name="lines for oha", daemon=True)
+        self._writer.start()
+
+    def wait_until_read(self, reader: Child) -> None:
+        """Wait until all lines are read, and so what follows begins; or until the one who reads has ended."""
+        while self._writer.is_alive() and reader.running:
+            self._writer.join(_LOOK_SECONDS)
+
+    def forget(self) -> None:
+        """Take the pipe away; its writer ends even if nobody ever read."""
+        os.close(os.open(self.pipe, os.O_RDONLY | os.O_NONBLOCK))
+        self._writer.join()
+        self._folder.cleanup()
+
+    def _write(self, lines: Iterator[bytes]) -> None:
+        with contextlib.suppress(BrokenPipeError), self.pipe.open("wb", buffering=0) as pipe:
+            while some := list(itertools.islice(lines, _LINES_AT_ONCE)):
+                _write_all(pipe, b"".join(some))
+
+
+def _write_all(pipe: FileIO, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[pipe.write(left) :]
+
+
+def fresh_lines(bodies: list[bytes], count: int) -> Iterator[bytes]:
+    """Yield so many of the events, in turn, each with a messageId of its own and a line's end."""
+    prefix = f"{uuid.uuid4()}"[:24]
+    for number, body in enumerate(itertools.islice(itertools.cycle(bodies), count)):
+        yield with_message_id(body, f"{prefix}{number:012d}") + b"\n"
 
 
 def read_answer(output: str) -> OhaAnswer:

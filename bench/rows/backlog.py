@@ -17,10 +17,10 @@ from bench.deployment import Deployment, deployed
 from bench.loader import publish_batches, store_events
 from bench.processes import cpu_seconds
 from bench.results import Goal, Row
-from bench.run import Bench
+from bench.run import Bench, suffix, with_ids
 
 NAME = "backlog"
-ROWS = ("backlog",)
+ROWS = ("backlog", "backlog.ids")
 #: How many events a commit holds when many arrive.
 _PER_BATCH = 100
 _GOALS = (Goal("of reading, then settling, alone", ">=", 0.60, ("parts",)),)
@@ -28,10 +28,20 @@ _GOALS = (Goal("of reading, then settling, alone", ">=", 0.60, ("parts",)),)
 
 def measure(bench: Bench) -> Iterable[Row]:
     """Make, drain and compare a backlog in each round."""
-    row = Row(
-        id="backlog",
+    rows = {ids: _row(bench.effort.events, ids) for ids in bench.variants(NAME)}
+    for number in range(bench.effort.rounds):
+        for ids, row in rows.items():
+            values = _measure_round(bench, f"{number}{'_ids' if ids else ''}", message_ids=ids)
+            row.rounds.append(values)
+            bench.end_round(number, row.id, {**values, "ratio": values["boost"] / values["parts"]})
+    return rows.values()
+
+
+def _row(events: int, message_ids: bool) -> Row:
+    return Row(
+        id=f"{NAME}{suffix(message_ids)}",
         group=NAME,
-        title=f"A backlog of {bench.effort.events:,} events drained by one worker (role agents)",
+        title=f"A backlog of {events:,} events drained by one worker (role agents){with_ids(message_ids)}",
         unit="events/s",
         rounds=[],
         goals=list(_GOALS),
@@ -43,22 +53,19 @@ def measure(bench: Bench) -> Iterable[Row]:
             "worker_us": "CPU of the worker, µs per event",
         },
     )
-    for number in range(bench.effort.rounds):
-        row.rounds.append(_measure_round(bench, number))
-        bench.end_round(number, row.id, {**row.rounds[-1], "ratio": row.rounds[-1]["boost"] / row.rounds[-1]["parts"]})
-    return [row]
 
 
-def _measure_round(bench: Bench, number: int) -> dict[str, float]:
+def _measure_round(bench: Bench, name: str, *, message_ids: bool) -> dict[str, float]:
     site = bench.site
     projects = [project.id for project in site.projects]
     with contextlib.ExitStack() as stack:
-        worker = stack.enter_context(deployed(site, f"backlog{number}", "agents", workers=0))
-        beside = stack.enter_context(site.database(f"bench_beside{number}"))
-        batches = asyncio.run(store_events(worker.url, projects, bench.effort.events, _PER_BATCH))
+        worker = stack.enter_context(deployed(site, f"backlog{name}", "agents", workers=0))
+        beside = stack.enter_context(site.database(f"bench_beside{name}"))
+        events = bench.effort.events
+        batches = asyncio.run(store_events(worker.url, projects, events, _PER_BATCH, message_ids=message_ids))
         asyncio.run(worker.make_topics())
         asyncio.run(publish_batches(worker.url, site.kafka.bootstrap, worker.prefix, batches))
-        asyncio.run(store_events(beside, projects, bench.effort.events, _PER_BATCH))
+        asyncio.run(store_events(beside, projects, events, _PER_BATCH, message_ids=message_ids))
         ours = _drain(worker)
         alone = run_program(
             "settle", ["--url", beside, "--bootstrap", site.kafka.bootstrap, "--prefix", worker.prefix], Drained

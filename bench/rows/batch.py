@@ -10,7 +10,7 @@ from bench.deployment import Deployment, deployed
 from bench.load.wrk import saturate
 from bench.meter import COST_LABELS, cost_since, read
 from bench.results import Goal, Row
-from bench.run import BATCH_EVENTS, WITHOUT_GOAL, WITHOUT_LABEL, Bench, compare_with, suffix
+from bench.run import BATCH_EVENTS, WITHOUT_GOAL, WITHOUT_LABEL, Bench, compare_with, suffix, with_ids
 
 NAME = "batch"
 ROWS = ("batch", "batch.ids")
@@ -22,7 +22,7 @@ _WARM_UP_SECONDS = 1.0
 
 def measure(bench: Bench) -> Iterable[Row]:
     """Measure batches without and with messageId."""
-    rows = {ids: _row(ids) for ids in bench.effort.message_ids if bench.wanted(f"batch{suffix(ids)}")}
+    rows = {ids: _row(ids) for ids in bench.variants(NAME)}
     with deployed(bench.site, "batch", "web") as worker:
         _accepted_rate(bench, worker, message_ids=False, seconds=_WARM_UP_SECONDS)
         for number in range(bench.effort.rounds):
@@ -54,7 +54,7 @@ def _row(message_ids: bool) -> Row:
     return Row(
         id=f"batch{suffix(message_ids)}",
         group=NAME,
-        title="Durable POST of a hundred events, one web worker" + (", with messageId" if message_ids else ""),
+        title=f"Durable POST of a hundred events, one web worker{with_ids(message_ids)}",
         unit="events/s",
         rounds=[],
         goals=[*_GOALS, WITHOUT_GOAL] if message_ids else list(_GOALS),

@@ -14,7 +14,7 @@ from bench.load.paced import FASTER, FIRST_SHARE, PacedLoad, Sustained, rates_un
 from bench.load.wrk import Requests, saturate
 from bench.meter import COST_LABELS, cost_since, read
 from bench.results import Goal, Row
-from bench.run import BATCH_EVENTS, WITHOUT_GOAL, WITHOUT_LABEL, Bench, compare_with, suffix
+from bench.run import BATCH_EVENTS, WITHOUT_GOAL, WITHOUT_LABEL, Bench, compare_with, suffix, with_ids
 
 NAME = "end_to_end"
 ROWS = ("end_to_end", "end_to_end.ids")
@@ -36,11 +36,7 @@ class _Case:
 
 def measure(bench: Bench) -> Iterable[Row]:
     """Measure end to end without and with messageId."""
-    cases = [
-        _Case(_row(ids), bench.batches(message_ids=ids))
-        for ids in bench.effort.message_ids
-        if bench.wanted(f"{NAME}{suffix(ids)}")
-    ]
+    cases = [_Case(_row(ids), bench.batches(message_ids=ids)) for ids in bench.variants(NAME)]
     with contextlib.ExitStack() as stack:
         ingest = stack.enter_context(deployed(bench.site, "ingest", "web"))
         whole = stack.enter_context(deployed(bench.site, "whole_path", "web,agents,sweeper"))
@@ -97,7 +93,7 @@ def _row(message_ids: bool) -> Row:
         id=f"{NAME}{suffix(message_ids)}",
         group=NAME,
         title="Accepted to processed, batches of a hundred, one whole worker, backlog not growing"
-        + (", with messageId" if message_ids else ""),
+        f"{with_ids(message_ids)}",
         unit="events/s",
         rounds=[],
         goals=[*_GOALS, WITHOUT_GOAL] if message_ids else list(_GOALS),

@@ -13,14 +13,14 @@ from bench.deployment import Deployment, deployed
 from bench.errors import BenchError
 from bench.load.oha import OhaAnswer, OhaRun
 from bench.load.paced import settled_throughput
-from bench.load.wrk import WrkRun
+from bench.load.wrk import Requests, WrkRun
 from bench.results import Goal, Row
 from bench.rows.end_to_end import CONNECTIONS as BATCH_CONNECTIONS
-from bench.run import BATCH_EVENTS, Bench
+from bench.run import BATCH_EVENTS, Bench, suffix, with_ids
 from bench.unsettled import BacklogSampler, Drain, drain_of
 
 NAME = "kafka_return"
-ROWS = ("kafka_return.drain", "kafka_return.p99")
+ROWS = tuple(f"{NAME}.{name}{suffix(ids)}" for ids in (False, True) for name in ("drain", "p99"))
 CONNECTIONS = 32
 #: Single POSTs that arrive in both windows (per second).
 RATE = 1000.0
@@ -57,32 +57,40 @@ class _Return:
 
 def measure(bench: Bench) -> Iterable[Row]:
     """Take Kafka away and bring it back in each round, under a worker of its own."""
-    drain, p99 = _drain_row(bench.effort.events), _p99_row()
+    variants = bench.variants(f"{NAME}.drain", f"{NAME}.p99")
+    rows = {ids: (_drain_row(bench.effort.events, ids), _p99_row(ids)) for ids in variants}
     for number in range(bench.effort.rounds):
-        with deployed(bench.site, f"{NAME}{number}", "web,agents,sweeper") as worker:
-            settled_throughput(worker, bench.single(), connections=CONNECTIONS, seconds=_WARM_UP_SECONDS)
-            alone = _alone(bench, worker)
-            with bench.site.kafka_away():
-                backlog = _accept(bench, worker)
-            back = _return(bench, worker, backlog.events)
-        drain.rounds.append(_drain_values(backlog, back))
-        p99.rounds.append(_p99_values(alone, back))
-        for row in (drain, p99):
-            bench.end_round(number, row.id, row.rounds[-1])
-        if back.share < 1:
-            bench.say(f"{p99.id}: the backlog lasted {back.share:.0%} of the window: take more events or fewer seconds")
-    return [row for row in (drain, p99) if bench.wanted(row.id)]
+        for ids, (drain, p99) in rows.items():
+            alone, backlog, back = _measure_round(bench, f"{NAME}{number}{'_ids' if ids else ''}", message_ids=ids)
+            drain.rounds.append(_drain_values(backlog, back))
+            p99.rounds.append(_p99_values(alone, back))
+            for row in (drain, p99):
+                bench.end_round(number, row.id, row.rounds[-1])
+            if back.share < 1:
+                lasted = f"the backlog lasted {back.share:.0%} of the window"
+                bench.say(f"{p99.id}: {lasted}: take more events or fewer seconds")
+    return [row for pair in rows.values() for row in pair if bench.wanted(row.id)]
 
 
-def _alone(bench: Bench, worker: Deployment) -> OhaAnswer:
+def _measure_round(bench: Bench, name: str, *, message_ids: bool) -> tuple[OhaAnswer, _Backlog, _Return]:
+    requests = bench.single(message_ids=message_ids)
+    with deployed(bench.site, name, "web,agents,sweeper") as worker:
+        settled_throughput(worker, requests, connections=CONNECTIONS, seconds=_WARM_UP_SECONDS)
+        alone = _alone(bench, worker, requests)
+        with bench.site.kafka_away():
+            backlog = _accept(bench, worker, bench.batches(message_ids=message_ids))
+        return alone, backlog, _return(bench, worker, requests, backlog.events)
+
+
+def _alone(bench: Bench, worker: Deployment, requests: Requests) -> OhaAnswer:
     with ask(worker.url) as question:
         question.checkpoint()
-    answer = _arrivals(bench, worker)
+    answer = _arrivals(bench, worker, requests)
     worker.wait_until_settled()
     return answer
 
 
-def _accept(bench: Bench, worker: Deployment) -> _Backlog:
+def _accept(bench: Bench, worker: Deployment, batches: Requests) -> _Backlog:
     """Send batches as fast as they are answered until there is a backlog of so many events.
 
     Raises:
@@ -91,7 +99,7 @@ def _accept(bench: Bench, worker: Deployment) -> _Backlog:
     answered, seconds, refused = 0, 0.0, 0
     while answered < bench.effort.events:
         left = (bench.effort.events - answered) * seconds / answered if answered else 1.0
-        run = WrkRun(worker.address, bench.batches(), connections=BATCH_CONNECTIONS, seconds=left)
+        run = WrkRun(worker.address, batches, connections=BATCH_CONNECTIONS, seconds=left)
         answer = run.result()
         if not answer.requests:
             raise BenchError("nothing was answered while Kafka was away")
@@ -106,12 +114,12 @@ def _accept(bench: Bench, worker: Deployment) -> _Backlog:
     return _Backlog(stored, answered / seconds, refused)
 
 
-def _return(bench: Bench, worker: Deployment, backlog: int) -> _Return:
+def _return(bench: Bench, worker: Deployment, requests: Requests, backlog: int) -> _Return:
     """Watch the backlog from the broker's return on; as soon as it falls, send what was sent alone."""
     with BacklogSampler(worker.url, _SAMPLE_SECONDS) as sampler:
         sampler.wait_below(backlog, _FIRST_SECONDS)
         begin = sampler.elapsed
-        beside = _arrivals(bench, worker)
+        beside = _arrivals(bench, worker, requests)
         end = sampler.elapsed
         worker.wait_until_settled(_LAST_SECONDS)
         emptied = sampler.elapsed
@@ -119,9 +127,9 @@ def _return(bench: Bench, worker: Deployment, backlog: int) -> _Return:
     return _Return(drain, beside, drain.share_of(begin, end), emptied)
 
 
-def _arrivals(bench: Bench, worker: Deployment) -> OhaAnswer:
-    site, seconds = bench.site, bench.effort.seconds
-    return OhaRun(worker.address, site.bodies, site.keys, rate=RATE, connections=CONNECTIONS, seconds=seconds).result()
+def _arrivals(bench: Bench, worker: Deployment, requests: Requests) -> OhaAnswer:
+    seconds = bench.effort.seconds
+    return OhaRun(worker.address, requests, rate=RATE, connections=CONNECTIONS, seconds=seconds).result()
 
 
 def _drain_values(backlog: _Backlog, back: _Return) -> dict[str, float]:
@@ -148,12 +156,12 @@ def _p99_values(alone: OhaAnswer, back: _Return) -> dict[str, float]:
     }
 
 
-def _drain_row(events: int) -> Row:
+def _drain_row(events: int, message_ids: bool) -> Row:
+    title = f"Kafka back after {events:,} events: net fall of the backlog while {RATE:,.0f}/s arrive, one whole worker"
     return Row(
-        id=f"{NAME}.drain",
+        id=f"{NAME}.drain{suffix(message_ids)}",
         group=NAME,
-        title=f"Kafka back after {events:,} events: net fall of the backlog while {RATE:,.0f}/s arrive, "
-        "one whole worker",
+        title=f"{title}{with_ids(message_ids)}",
         unit="events/s",
         rounds=[],
         goals=list(_DRAIN_GOALS),
@@ -170,11 +178,12 @@ def _drain_row(events: int) -> Row:
     )
 
 
-def _p99_row() -> Row:
+def _p99_row(message_ids: bool) -> Row:
+    title = f"p99 of single POST ({RATE:,.0f}/s) while the backlog of Kafka's absence drains, open loop"
     return Row(
-        id=f"{NAME}.p99",
+        id=f"{NAME}.p99{suffix(message_ids)}",
         group=NAME,
-        title=f"p99 of single POST ({RATE:,.0f}/s) while the backlog of Kafka's absence drains, open loop",
+        title=f"{title}{with_ids(message_ids)}",
         unit="ms",
         rounds=[],
         goals=list(_P99_GOALS),

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import functools
 import hashlib
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 from uuid import UUID
 
 from bench.database import ask
 from bench.filling import fill
 from bench.loader import store_events
 from bench.results import Goal, Row
-from bench.run import Bench
+from bench.run import Bench, suffix, with_ids
 from bench.statistics import percentile
 from bench.sweeping import SweepTarget, sweeping
 from db.events import EventFilter, list_events
@@ -40,36 +42,44 @@ _SWEPT: dict[str, tuple[str, Goal]] = {
         Goal("published again", "<=", 0),
     ),
 }
-ROWS = (*_SWEPT, *_LISTED)
+_NAMES = (*_SWEPT, *_LISTED)
+ROWS = tuple(f"{name}{suffix(ids)}" for ids in (False, True) for name in _NAMES)
 
 
 def measure(bench: Bench) -> Iterable[Row]:
-    """Fill a database, then sweep and list in each round."""
-    rows = {name: row for name, row in _rows(bench.effort.events).items() if bench.wanted(name)}
+    """Fill a database, then sweep and list in each round; another one whose events carry a messageId."""
+    return [row for ids in bench.variants(*_NAMES) for row in _measure_variant(bench, message_ids=ids)]
+
+
+def _measure_variant(bench: Bench, *, message_ids: bool) -> Iterable[Row]:
+    events = bench.effort.events
+    rows = {name: row for name, row in _rows(events, message_ids).items() if bench.wanted(row.id)}
     with bench.site.database("bench_large") as url:
-        fill(url, bench.site.bodies, rows=bench.effort.events, projects=PROJECTS, say=bench.say)
-        asyncio.run(_measure_all(bench, url, rows))
+        fill(url, bench.site.bodies, rows=events, projects=PROJECTS, say=bench.say, message_ids=message_ids)
+        asyncio.run(_measure_all(bench, url, rows, message_ids))
     return rows.values()
 
 
-async def _measure_all(bench: Bench, url: str, rows: dict[str, Row]) -> None:
+async def _measure_all(bench: Bench, url: str, rows: dict[str, Row], message_ids: bool) -> None:
     database = Database(url)
     await database.open()
     try:
         async with sweeping(database, bench.site.kafka.bootstrap) as target:
             for number in range(bench.effort.rounds):
-                measured = await _round(bench, database, url, target, rows)
+                store = functools.partial(
+                    store_events, url, [project.id for project in bench.site.projects], message_ids=message_ids
+                )
+                measured = await _round(database, url, target, rows, store)
                 for name, values in measured.items():
                     rows[name].rounds.append(values)
-                    bench.show_round(number, name, values)
+                    bench.show_round(number, rows[name].id, values)
     finally:
         await database.close()
 
 
 async def _round(
-    bench: Bench, database: Database, url: str, target: SweepTarget, rows: dict[str, Row]
+    database: Database, url: str, target: SweepTarget, rows: dict[str, Row], store: Callable[..., Awaitable[Any]]
 ) -> dict[str, dict[str, float]]:
-    projects = [project.id for project in bench.site.projects]
     measured: dict[str, dict[str, float]] = {}
     for name, (_, _, wanted) in _LISTED.items():
         if name in rows:
@@ -77,11 +87,11 @@ async def _round(
     if "sweep.nothing" in rows:
         measured["sweep.nothing"] = await _sweep(target)
     if "sweep.stuck" in rows:
-        await store_events(url, projects, _STUCK, 10, stuck_after_seconds=-1)
+        await store(_STUCK, 10, stuck_after_seconds=-1)
         measured["sweep.stuck"] = await _sweep(target)
         _forget_batches(url)
     if "sweep.queued" in rows:
-        await store_events(url, projects, _QUEUED, _PER_BATCH, stuck_after_seconds=-1)
+        await store(_QUEUED, _PER_BATCH, stuck_after_seconds=-1)
         measured["sweep.queued"] = await _sweep_behind_backlog(target)
         _forget_batches(url)
     return measured
@@ -123,17 +133,17 @@ def _project(number: int) -> UUID:
     return UUID(hashlib.md5(f"bench project {number}".encode(), usedforsecurity=False).hexdigest())
 
 
-def _rows(events: int) -> dict[str, Row]:
+def _rows(events: int, message_ids: bool) -> dict[str, Row]:
     at = f"at {events:,} rows"
-    swept = {name: _row(name, f"{title}, {at}", goal) for name, (title, goal) in _SWEPT.items()}
+    swept = {name: _row(name, f"{title}, {at}", goal, message_ids) for name, (title, goal) in _SWEPT.items()}
     listed = {
-        name: _row(name, f"p99 of listing {title}, {at} of {PROJECTS:,} projects", Goal("ms", "<=", limit))
+        name: _row(name, f"p99 of listing {title}, {at} of {PROJECTS:,} projects", Goal("ms", "<=", limit), message_ids)
         for name, (title, limit, _) in _LISTED.items()
     }
     return swept | listed
 
 
-def _row(name: str, title: str, goal: Goal) -> Row:
+def _row(name: str, title: str, goal: Goal, message_ids: bool) -> Row:
     labels = {
         "boost": "Boost",
         "published": "events published again",
@@ -142,4 +152,5 @@ def _row(name: str, title: str, goal: Goal) -> Row:
         "items": "events found per page",
     }
     unit = "events" if name == "sweep.queued" else "ms"
-    return Row(id=name, group=NAME, title=title, unit=unit, rounds=[], goals=[goal], labels=labels)
+    row_id, title = f"{name}{suffix(message_ids)}", f"{title}{with_ids(message_ids)}"
+    return Row(id=row_id, group=NAME, title=title, unit=unit, rounds=[], goals=[goal], labels=labels)

@@ -9,13 +9,13 @@ from bench.load.paced import FIRST_SHARE, run_at, settled_throughput
 from bench.load.wrk import Requests
 from bench.meter import COST_LABELS, cost_since, read
 from bench.results import Row
-from bench.run import Bench
+from bench.run import Bench, suffix, with_ids
 from bench.sampling import sample, shares
 
 NAME = "parts"
-ROWS = ("parts.single", "parts.batch")
 _CONNECTIONS = {"parts.single": 256, "parts.batch": 16}
 _TITLES = {"parts.single": "single POSTs, 256 connections", "parts.batch": "batches of a hundred"}
+ROWS = tuple(f"{name}{suffix(ids)}" for ids in (False, True) for name in _CONNECTIONS)
 _FIRST_SECONDS = 2.0
 _LABELS = {
     "boost": "CPU of the worker, µs per event",
@@ -33,16 +33,16 @@ def measure(bench: Bench) -> Iterable[Row]:
     """Send at a pace that the worker settles, and sample it."""
     rows = []
     with deployed(bench.site, "parts", "web,agents,sweeper") as worker:
-        for row_id in ROWS:
-            if bench.wanted(row_id):
-                requests = bench.single() if row_id == "parts.single" else bench.batches()
-                rows.append(_measure_row(bench, worker, row_id, requests))
+        for name in _CONNECTIONS:
+            for ids in bench.variants(name):
+                requests = (bench.single if name == "parts.single" else bench.batches)(message_ids=ids)
+                rows.append(_measure_row(bench, worker, name, requests))
     return rows
 
 
-def _measure_row(bench: Bench, worker: Deployment, row_id: str, requests: Requests) -> Row:
-    row = _row(row_id)
-    connections = _CONNECTIONS[row_id]
+def _measure_row(bench: Bench, worker: Deployment, name: str, requests: Requests) -> Row:
+    row = _row(name, requests.message_ids)
+    connections = _CONNECTIONS[name]
     about = settled_throughput(worker, requests, connections=connections, seconds=_FIRST_SECONDS)
     for number in range(bench.effort.rounds):
         before = read(worker)
@@ -57,12 +57,13 @@ def _measure_row(bench: Bench, worker: Deployment, row_id: str, requests: Reques
     return row
 
 
-def _row(row_id: str) -> Row:
-    costs = {name: label for name, label in COST_LABELS.items() if name != "worker_us"}
+def _row(name: str, message_ids: bool) -> Row:
+    costs = {cost: label for cost, label in COST_LABELS.items() if cost != "worker_us"}
+    title = f"What an event costs a whole worker, {_TITLES[name]}, nine tenths of what it settles"
     return Row(
-        id=row_id,
+        id=f"{name}{suffix(message_ids)}",
         group=NAME,
-        title=f"What an event costs a whole worker, {_TITLES[row_id]}, nine tenths of what it settles",
+        title=f"{title}{with_ids(message_ids)}",
         unit="µs of CPU",
         rounds=[],
         goals=[],

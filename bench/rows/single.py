@@ -15,7 +15,7 @@ from bench.load.paced import rates_under_load
 from bench.load.wrk import WrkAnswer, saturate
 from bench.meter import COST_LABELS, cost_since, read
 from bench.results import Goal, Row
-from bench.run import WITHOUT_GOAL, WITHOUT_LABEL, Bench, compare_with, suffix
+from bench.run import WITHOUT_GOAL, WITHOUT_LABEL, Bench, compare_with, suffix, with_ids
 
 NAME = "single"
 _KINDS = {"single": "one web worker", "whole": "whole worker, all settled"}
@@ -119,11 +119,10 @@ def _worker(bench: Bench, kind: str) -> Iterator[Deployment]:
 
 
 def _row(kind: str, case: _Case) -> Row:
-    with_ids = ", with messageId" if case.message_ids else ""
     return Row(
         id=case.row_id(kind),
         group=NAME,
-        title=f"Single-event POST, {_KINDS[kind]}, {case.connections} connections{with_ids}",
+        title=f"Single-event POST, {_KINDS[kind]}, {case.connections} connections{with_ids(case.message_ids)}",
         unit="requests/s",
         rounds=[],
         goals=[*_GOALS[kind], *([WITHOUT_GOAL] if case.message_ids else [])],

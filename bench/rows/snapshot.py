@@ -9,12 +9,13 @@ import psycopg
 
 from bench.deployment import deployed
 from bench.load.paced import settled_throughput
+from bench.load.wrk import Requests
 from bench.results import Goal, Row
 from bench.rows.end_to_end import CONNECTIONS
-from bench.run import Bench
+from bench.run import Bench, suffix, with_ids
 
 NAME = "snapshot"
-ROWS = ("snapshot",)
+ROWS = ("snapshot", "snapshot.ids")
 _FIRST_SECONDS = 2.0
 _A_LITTLE_FASTER = 1.1
 _GOALS = (Goal("of the same without", ">=", 0.95, ("without",)),)
@@ -22,29 +23,34 @@ _GOALS = (Goal("of the same without", ">=", 0.95, ("without",)),)
 
 def measure(bench: Bench) -> Iterable[Row]:
     """Measure batches, accepted and settled, without and with an open snapshot; each on tables of its own."""
-    row = Row(
-        id="snapshot",
+    rows = {ids: _row(bench.effort.seconds, ids) for ids in bench.variants(NAME)}
+    paces = dict.fromkeys(rows, 0.0)
+    for number in range(bench.effort.rounds):
+        order = (False, True) if number % 2 == 0 else (True, False)
+        for ids, row in rows.items():
+            rates = {}
+            for held in order:
+                paces[ids], rates[held] = _pace_and_rate(bench, bench.batches(message_ids=ids), paces[ids], held)
+            row.rounds.append({"boost": rates[True], "without": rates[False]})
+            bench.end_round(number, row.id, row.rounds[-1])
+    return rows.values()
+
+
+def _row(seconds: float, message_ids: bool) -> Row:
+    title = f"Accepted and settled, batches for {seconds:g} s, while a snapshot is held open"
+    return Row(
+        id=f"{NAME}{suffix(message_ids)}",
         group=NAME,
-        title=f"Accepted and settled, batches for {bench.effort.seconds:g} s, while a snapshot is held open",
+        title=f"{title}{with_ids(message_ids)}",
         unit="events/s",
         rounds=[],
         goals=list(_GOALS),
         labels={"boost": "with the snapshot", "without": "without"},
     )
-    pace = 0.0
-    for number in range(bench.effort.rounds):
-        order = (False, True) if number % 2 == 0 else (True, False)
-        rates = {}
-        for held in order:
-            pace, rates[held] = _pace_and_rate(bench, pace, held)
-        row.rounds.append({"boost": rates[True], "without": rates[False]})
-        bench.end_round(number, row.id, row.rounds[-1])
-    return [row]
 
 
-def _pace_and_rate(bench: Bench, pace: float, held: bool) -> tuple[float, float]:
+def _pace_and_rate(bench: Bench, load: Requests, pace: float, held: bool) -> tuple[float, float]:
     """Send a little faster than what is settled, which the first run finds out; return that pace and the rate."""
-    load = bench.batches()
     with deployed(bench.site, "snapshot", "web,agents,sweeper") as worker:
         about = settled_throughput(worker, load, connections=CONNECTIONS, seconds=_FIRST_SECONDS)
         pace = pace or about * _A_LITTLE_FASTER

@@ -18,7 +18,7 @@ from bench.deployment import Deployment, deployed
 from bench.load.wrk import saturate
 from bench.meter import COST_LABELS, cost_since, read
 from bench.results import Goal, Row
-from bench.run import Bench, suffix
+from bench.run import Bench, suffix, with_ids
 
 NAME = "wal"
 ROWS = ("wal", "wal.ids")
@@ -29,7 +29,7 @@ _LIMITS = {False: 800.0, True: 1100.0}
 
 def measure(bench: Bench) -> Iterable[Row]:
     """Measure around single POSTs of 64 connections, without and with messageId."""
-    rows = {ids: _row(ids) for ids in bench.effort.message_ids if bench.wanted(f"wal{suffix(ids)}")}
+    rows = {ids: _row(ids) for ids in bench.variants(NAME)}
     with contextlib.ExitStack() as stack:
         worker = stack.enter_context(deployed(bench.site, "wal", "web,agents,sweeper"))
         copied = stack.enter_context(bench.site.database("bench_wal_copy"))
@@ -73,7 +73,7 @@ def _row(message_ids: bool) -> Row:
     return Row(
         id=f"wal{suffix(message_ids)}",
         group=NAME,
-        title=f"WAL per event of {EVENT_BYTES} bytes, insert to settled" + (", with messageId" if message_ids else ""),
+        title=f"WAL per event of {EVENT_BYTES} bytes, insert to settled{with_ids(message_ids)}",
         unit="bytes",
         rounds=[],
         goals=[Goal("bytes", "<=", _LIMITS[message_ids])],

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
 
+from bench.bodies import event_bodies, write_bodies
 from bench.errors import BenchError
 from bench.load import oha, wrk
 from bench.load.paced import Sustained
@@ -103,3 +106,49 @@ def test_a_pace_that_was_too_fast_is_followed_by_what_was_settled_meanwhile() ->
     behind = _run(*range(0, 2000, 200))  # of 1,000 events a second 200 were left over each second
 
     assert behind.slower == pytest.approx(0.97 * 800)
+
+
+def test_every_line_has_a_message_id_of_its_own() -> None:
+    bodies = event_bodies(3)
+    lines = [*oha.fresh_lines(bodies, 7), *oha.fresh_lines(bodies, 7)]
+
+    sent = [json.loads(line) for line in lines]
+    assert len({event.pop("messageId") for event in sent}) == 14
+    assert sent == [json.loads(bodies[number % 7 % 3]) for number in range(14)]
+    assert all(line.endswith(b"}\n") and line.count(b"\n") == 1 for line in lines)
+
+
+def test_lines_go_to_oha_through_a_pipe_that_is_gone_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands for oha reads the lines, and says in its answer how many came."""
+    program = tmp_path / "oha"
+    answer = _oha().replace("600", "$lines")
+    program.write_text(
+        "#!/bin/sh\n"
+        'while [ "$1" != -Z ]; do shift; done\n'
+        f'echo "$2" > {tmp_path}/pipe\n'
+        'lines=$(sort "$2" | uniq | wc -l)\n'
+        f"cat <<END\n{answer}\nEND\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    requests = wrk.Requests(write_bodies(tmp_path / "events.jsonl", 20), ["key"], message_ids=True)
+
+    assert oha.OhaRun("http://x", requests, rate=100, connections=1, seconds=2).result().requests == 200 * 50
+    assert not Path((tmp_path / "pipe").read_text().strip()).parent.exists()
+
+
+def test_an_oha_that_ends_at_once_is_an_error_and_leaves_no_pipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "oha"
+    program.write_text("#!/bin/sh\nexit 2\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    requests = wrk.Requests(write_bodies(tmp_path / "events.jsonl", 20), ["key"], message_ids=True)
+
+    with pytest.raises(BenchError):
+        oha.OhaRun("http://x", requests, rate=100, connections=1, seconds=2).result()
+    assert not list(tmp_path.glob("boost-bench-*/events.jsonl"))

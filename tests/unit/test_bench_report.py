@@ -106,7 +106,18 @@ def test_every_row_has_one_id_a_heading_and_a_mode_that_measures_it() -> None:
     assert {group.NAME for group in plan.GROUPS} == set(_TITLES) == set(plan.FULL) | set(plan.LARGE)
     assert set(plan.QUICK) <= set(plan.FULL)
     for mode in plan.MODES:
-        assert [plan.effort_for(group.NAME, mode).rounds > 0 for group in plan.GROUPS]
+        assert [plan.effort_alone(group.NAME, mode).rounds > 0 for group in plan.GROUPS]
+
+
+def test_every_row_is_measured_without_and_with_message_ids_each_in_one_mode() -> None:
+    ids = plan.all_row_ids()
+    without = [row_id for row_id in ids if not row_id.endswith(".ids")]
+    assert sorted(ids) == sorted([*without, *(f"{row_id}.ids" for row_id in without)])
+
+    for group in plan.GROUPS:
+        efforts = [plan.MODES[mode][group.NAME] for mode in ("full", "large") if group.NAME in plan.MODES[mode]]
+        assert sorted(ids for effort in efforts for ids in effort.message_ids) == [False, True]
+        assert plan.effort_alone(group.NAME, "full").message_ids == (False, True)
 
 
 def test_every_note_is_about_a_row_that_exists() -> None:

@@ -72,14 +72,15 @@ def test_a_backlog_that_does_not_fall_ends_the_measurement() -> None:
     sampler.wait_below(1000, deadline=0.0)
 
 
-def test_every_value_of_a_round_has_a_label_and_every_goal_its_ceiling() -> None:
+@pytest.mark.parametrize("message_ids", [False, True])
+def test_every_value_of_a_round_has_a_label_and_every_goal_its_ceiling(message_ids: bool) -> None:
     answer = OhaAnswer(8000, 1000.0, p50_ms=5.0, p90_ms=8.0, p99_ms=20.0, max_ms=30.0)
     back = kafka_return._Return(drain_of(_SAMPLES, until=7.0), answer, share=1.0, emptied=9.0)
-    drain, p99 = kafka_return._drain_row(events=1000), kafka_return._p99_row()
+    drain, p99 = kafka_return._drain_row(1000, message_ids), kafka_return._p99_row(message_ids)
     drain.rounds.append(kafka_return._drain_values(kafka_return._Backlog(1000, 60_000.0, refused=0), back))
     p99.rounds.append(kafka_return._p99_values(answer, back))
 
-    assert (drain.id, p99.id) == kafka_return.ROWS
+    assert (drain.id, p99.id) == kafka_return.ROWS[2 * message_ids :][:2]
     for row in (drain, p99):
         assert set(row.rounds[0]) == set(row.labels)
         assert [goal.met(row.rounds) is not None for goal in row.goals] == [True]
