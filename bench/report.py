@@ -124,7 +124,8 @@ def _notes_of_short(rows: Sequence[Row], notes: Mapping[str, str]) -> Iterator[s
     """Write each note once, below the rows that it is about."""
     told: dict[str, list[Row]] = {}
     for row in rows:
-        note = notes.get(row.id) or notes.get(row.id.partition(".")[0])
+        keys = (row.id, row.id.removesuffix(".ids"), row.id.partition(".")[0])
+        note = next((notes[key] for key in keys if key in notes), None)
         if row.short and note:
             told.setdefault(note.strip(), []).append(row)
     for note, short in told.items():

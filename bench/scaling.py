@@ -15,7 +15,13 @@ from bench.results import ROOT, Results, Row
 DOCUMENT = ROOT / "docs" / "scaling.md"
 _TEMPLATE = Path(__file__).with_name("scaling.md.template")
 _FIELD = re.compile(r"\{([a-z0-9_.]+)\}")
-_NEEDED = ("parts.single", "parts.batch", "batch", "batch.ids", "wal", "wal.ids")
+_PARTS = {
+    "single": "parts.single",
+    "single_ids": "parts.single.ids",
+    "batch": "parts.batch",
+    "batch_ids": "parts.batch.ids",
+}
+_NEEDED = (*_PARTS.values(), "batch", "batch.ids", "wal", "wal.ids")
 
 _RATES = {"ten": 10_000, "hundred": 100_000, "thousand": 1_000_000}
 #: A worker's event loop may be busy for so much of its time, a server's cores for so much of theirs.
@@ -33,6 +39,11 @@ _TIMES = {1: "as many", 2: "two", 3: "three", 4: "four", 5: "five"}
 _KEYS_PER_PAGE = 205
 _PAGE_IMAGE_BYTES = 5_700
 _KEY_BYTES = 230
+#: What a key takes on disk: its row (24 bytes of header, two of 16, 4 of its page) and, at that many in a page, its entry.
+_KEY_ROW_BYTES = 60
+_STORED_KEY_BYTES = _KEY_ROW_BYTES + 8192 / _KEYS_PER_PAGE
+#: Keys are remembered in two generations of `IDEMPOTENCY_DAYS` (by default so many days) each.
+_KEY_DAYS = 2 * 7
 
 
 def write_scaling(results: Results, document: Path = DOCUMENT) -> bool:
@@ -61,13 +72,13 @@ def wal_of_a_key(days: float, checkpoint_minutes: float) -> float:
 
 
 def _values(rows: Mapping[str, Row]) -> dict[str, str]:
-    single, batch = _medians(rows["parts.single"]), _medians(rows["parts.batch"])
+    parts = {name: _medians(rows[row_id]) for name, row_id in _PARTS.items()}
+    single, batch = parts["single_ids"], parts["batch_ids"]  # as SDKs send them
     web, web_ids = _medians(rows["batch"]), _medians(rows["batch.ids"])
     wal = {name: _medians(rows[name])["boost"] for name in ("wal", "wal.ids")}
     stored = batch["heap_bytes"] + batch["index_bytes"]
-    measured = rows["parts.batch"].measured
-    values = {f"single.{name}": _figure(value) for name, value in single.items()}
-    values |= {f"batch.{name}": _figure(value) for name, value in batch.items()}
+    measured = rows["parts.batch.ids"].measured
+    values = {f"{part}.{name}": _figure(value) for part, costs in parts.items() for name, value in costs.items()}
     for name, rate in _RATES.items():
         values |= {f"{name}.{key}": text for key, text in _what_it_takes(rate, batch, stored).items()}
     for days in (1, 2, 7):
@@ -77,16 +88,17 @@ def _values(rows: Mapping[str, Row]) -> dict[str, str]:
         "stored": _figure(stored),
         "ids_wal": _rounded(wal["wal.ids"] - wal["wal"]),
         "ids_heap": _rounded(web_ids["heap_bytes"] - web["heap_bytes"]),
+        "key_bytes": f"{_STORED_KEY_BYTES:.0f}",
         "ids_postgres": _figure(web_ids["postgres_us"] - web["postgres_us"]),
         "times": _TIMES[min(5, round(single["boost"] / batch["boost"]))],
-        "web": f"{web['worker_us']:.0f}",
-        "agents": f"{batch['boost'] - web['worker_us']:.0f}",
+        "web": f"{web_ids['worker_us']:.0f}",
+        "agents": f"{batch['boost'] - web_ids['worker_us']:.0f}",
         "of_eight_cores": _rounded(_CORES_OF_A_SERVER * _SERVER_SHARE / batch["postgres_us"] * 1e6),
     }
 
 
 def _what_it_takes(rate: int, batch: Mapping[str, float], stored: float) -> dict[str, str]:
-    """Return what so many events a second take, in batches of a hundred."""
+    """Return what so many events a second take, at these costs."""
     worker_cores = rate * batch["boost"] / 1e6
     processes = math.ceil(worker_cores / _LOOP_SHARE)
     postgres_cores = rate * batch["postgres_us"] / 1e6
@@ -101,6 +113,7 @@ def _what_it_takes(rate: int, batch: Mapping[str, float], stored: float) -> dict
         "wal_mb": _figure(rate * batch["wal_bytes"] / 1e6),
         "wal_tb": f"{rate * batch['wal_bytes'] * _DAY_SECONDS / 1e12:.2f}",
         "table_tb": f"{rate * stored * _DAY_SECONDS / 1e12:.2f}",
+        "keys_tb": f"{rate * _STORED_KEY_BYTES * _KEY_DAYS * _DAY_SECONDS / 1e12:.2f}",
         "broker_cores": _figure(broker_cores),
         "brokers": str(max(_LEAST_BROKERS, math.ceil(broker_cores / _SERVER_SHARE / _CORES_OF_A_SERVER))),
         "topics_tb": f"{topic_bytes / 1e12:.2f}",
