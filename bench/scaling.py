@@ -39,7 +39,7 @@ _TIMES = {1: "as many", 2: "two", 3: "three", 4: "four", 5: "five"}
 _KEYS_PER_PAGE = 205
 _PAGE_IMAGE_BYTES = 5_700
 _KEY_BYTES = 230
-#: What a key takes on disk: its row (24 bytes of header, two of 16, 4 of its page) and, at that many in a page, its entry.
+#: What a key takes on disk: its row (24 bytes of header, two of 16, 4 of its page), and its entry, so many in a page.
 _KEY_ROW_BYTES = 60
 _STORED_KEY_BYTES = _KEY_ROW_BYTES + 8192 / _KEYS_PER_PAGE
 #: Keys are remembered in two generations of `IDEMPOTENCY_DAYS` (by default so many days) each.
