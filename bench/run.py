@@ -64,6 +64,12 @@ class Bench:
         """
         return [ids for ids in self.effort.message_ids if any(self.wanted(f"{name}{suffix(ids)}") for name in names)]
 
+    def measured(self, row_id: str) -> float | None:
+        """Return the figure of a row, the median of its rounds; None where this run has not measured it."""
+        row = self.done.get(row_id)
+        spread = row.spread() if row else None
+        return spread.median if spread else None
+
     def single(self, *, message_ids: bool = False) -> Requests:
         """Return requests that carry one event each."""
         return Requests(self.site.bodies, self.site.keys, message_ids=message_ids)

@@ -57,10 +57,8 @@ def _case(bench: Bench, worker: Deployment, message_ids: bool) -> _Case:
 
 def maximum_rate(bench: Bench, worker: Deployment, *, message_ids: bool) -> float:
     """Return requests per second of one web worker: from the row that measured it, or from a short run."""
-    measured = bench.done.get(f"single.c64{suffix(message_ids)}")
-    spread = measured.spread() if measured else None
-    if spread:
-        return spread.median
+    if measured := bench.measured(f"single.c64{suffix(message_ids)}"):
+        return measured
     requests = bench.single(message_ids=message_ids)
     return saturate(worker.address, requests, connections=CONNECTIONS, seconds=_MAXIMUM_SECONDS).rate
 

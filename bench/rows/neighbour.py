@@ -69,10 +69,8 @@ def _latency(worker: Deployment, case: _Case, seconds: float) -> OhaAnswer:
 
 
 def _maximum(bench: Bench, worker: Deployment, message_ids: bool) -> float:
-    measured = bench.done.get(f"whole.c64{suffix(message_ids)}")
-    spread = measured.spread() if measured else None
-    if spread:
-        return spread.median
+    if measured := bench.measured(f"whole.c64{suffix(message_ids)}"):
+        return measured
     requests = bench.single(message_ids=message_ids)
     return settled_throughput(worker, requests, connections=CONNECTIONS, seconds=_MAXIMUM_SECONDS)
 
