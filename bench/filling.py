@@ -35,6 +35,14 @@ FROM (
     FROM generate_series(%(first)s, %(last)s) n
 ) r JOIN bodies b ON b.n = r.n %% %(bodies)s
 """
+# Every event that failed has its dead letter; they lie in the order in which the events failed.
+_LETTERS = """
+INSERT INTO dead_letters (project_id, id, event_type, handler, code, field, message, attempts,
+                          first_failed_at, created_at, last_failed_at)
+SELECT project_id, id, event_type, 'tracking', error ->> 'code', error ->> 'field', error ->> 'message', 1,
+       settled_at, settled_at, settled_at
+FROM events WHERE status = 'failed' ORDER BY id
+"""
 
 
 def fill(
@@ -67,5 +75,6 @@ def fill(
             )
             if (last + 1) % (4 * _CHUNK) == 0:
                 say(f"{last + 1:,} of {rows:,} rows")
-        connection.execute("VACUUM (ANALYZE) events")
+        connection.execute(_LETTERS)
+        connection.execute("VACUUM (ANALYZE) events, dead_letters")
         connection.execute("CHECKPOINT")

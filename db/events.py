@@ -16,7 +16,9 @@ from uuid import UUID
 import msgspec
 
 from boost_streams.errors import Conflict, Invalid, NotFound
+from boost_streams.event_id import first_id_of_day
 from db.pool import Connection
+from db.retention import CLOSED_LETTERS_DAYS
 
 Status = Literal["pending", "processed", "failed"]
 
@@ -29,6 +31,9 @@ _OLDEST = UUID(int=0)
 _DAY_MS = 86_400_000
 #: How far back (days) each look goes, so that a page of recent events opens few partitions; then everything.
 _DAYS_BACK = (2, 16, 128)
+#: How far back (days) every event that failed has a dead letter: none leaves sooner than that after its event came. The
+#: week between is for workers whose clocks, from which ids are made, are ahead.
+LETTERS_DAYS = CLOSED_LETTERS_DAYS - 7
 
 _COLUMNS = (
     "e.id, e.event_type, e.status, e.attempt, e.user_id, e.anonymous_id, e.session_id, e.message_id, "
@@ -47,6 +52,20 @@ FROM (
         SELECT e.id, e.status, e.event_type FROM events e WHERE e.project_id = $1 AND e.id >= $2 AND e.id < $3
         ORDER BY e.id DESC LIMIT $6
     ) e WINDOW newest_first AS (ORDER BY e.id DESC)
+) looked
+WHERE looked.wanted OR looked.is_last ORDER BY looked.id DESC LIMIT $7
+"""
+# The same for what failed, from its letters: an event fails and has its letter in one transaction (docs/adr/0034).
+_SCAN_LETTERS = """
+SELECT looked.id, looked.wanted, looked.number
+FROM (
+    SELECT d.id, d.status IN ('open', 'discarded') AND $4::text = 'failed'
+            AND ($5::text IS NULL OR d.event_type = $5) AS wanted,
+        row_number() OVER newest_first AS number, lead(d.id) OVER newest_first IS NULL AS is_last
+    FROM (
+        SELECT d.id, d.status, d.event_type FROM dead_letters d WHERE d.project_id = $1 AND d.id >= $2 AND d.id < $3
+        ORDER BY d.id DESC LIMIT $6
+    ) d WINDOW newest_first AS (ORDER BY d.id DESC)
 ) looked
 WHERE looked.wanted OR looked.is_last ORDER BY looked.id DESC LIMIT $7
 """
@@ -167,13 +186,14 @@ async def list_events(
 
     A page looks at `window` events at most, in the order of the primary key and no further than to the first
     that it has no place for. So its cost is bounded whatever the filter: it may hold fewer than `limit`, or
-    none, and still have a `next_cursor`.
+    none, and still have a `next_cursor`. For those that failed it looks at dead letters, of which nearly all are
+    wanted, as far back as there is one for each (`LETTERS_DAYS`).
 
     Args:
         connection: A connection of `Database.for_project`.
         project_id: Whose events.
         limit: The most events that the page may hold.
-        now: The time, from which the first look goes back in days.
+        now: The time, from which the looks go back in days.
         wanted: Which events; all by default.
         cursor: The `next_cursor` of the page before.
         window: The most events that are looked at.
@@ -187,9 +207,9 @@ async def list_events(
     scanned = 0
     found: list[UUID] = []
     last = before
-    for low, high in _spans(before, now):
+    for statement, low, high in _looks(wanted.status, before, now):
         at_most = window - scanned, limit + 1 - len(found)
-        rows = await connection.fetch(_SCAN, project_id, low, high, wanted.status, wanted.event_type, *at_most)
+        rows = await connection.fetch(statement, project_id, low, high, wanted.status, wanted.event_type, *at_most)
         found += [row["id"] for row in rows if row["wanted"]]
         if rows:
             last, scanned = rows[-1]["id"], scanned + rows[-1]["number"]
@@ -200,6 +220,17 @@ async def list_events(
     if len(found) > limit:
         return EventPage(items, cursor_after(ids[-1]))
     return EventPage(items, cursor_after(last) if scanned == window else None)
+
+
+def _looks(status: Status | None, before: UUID, now: dt.datetime) -> Iterator[tuple[str, UUID, UUID]]:
+    """Say where to look below `before`: a statement and a span of ids, newest first."""
+    if status == "failed":
+        oldest_letter = first_id_of_day(now.date() - dt.timedelta(days=LETTERS_DAYS))
+        if oldest_letter < before:
+            yield _SCAN_LETTERS, oldest_letter, before
+            before = oldest_letter
+    for low, high in _spans(before, now):
+        yield _SCAN, low, high
 
 
 def _spans(before: UUID, now: dt.datetime) -> Iterator[tuple[UUID, UUID]]:

@@ -6,16 +6,28 @@ import asyncio
 import datetime as dt
 import itertools
 import random
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from boost_streams.errors import Conflict, Invalid, NotFound
-from boost_streams.event_id import id_at
-from db.events import EventFilter, EventPage, cursor_after, get_event, list_events, read_cursor, retry_event
+from boost_streams.event_id import first_id_of_day, id_at
+from db.dead_letters import discard_letters
+from db.events import (
+    LETTERS_DAYS,
+    EventFilter,
+    EventPage,
+    cursor_after,
+    get_event,
+    list_events,
+    read_cursor,
+    retry_event,
+)
 from db.partitions import ensure_partitions
 from db.pool import Database
+from db.retention import CLOSED_LETTERS_DAYS
 from tests.support.stored_events import settle, store
 
 
@@ -139,49 +151,114 @@ async def test_full_filtered_page_goes_on_after_its_last_event(database: Databas
     assert ids_of(pages) == sorted(ids[::2], reverse=True)
 
 
+@dataclass
+class Stored:
+    """An event as it was stored, whether it failed once, and what it is now."""
+
+    id: UUID
+    event_type: str
+    has_letter: bool = False
+    status: str = "pending"
+
+
 def expected_page(
-    newest_first: list[tuple[UUID, str, str]], *, limit: int, window: int, wanted: EventFilter, cursor: str | None
+    newest_first: list[Stored], *, limit: int, window: int, wanted: EventFilter, cursor: str | None, now: dt.datetime
 ) -> tuple[list[UUID], str | None]:
-    """Say what a page holds, and its cursor, from what was stored: each event's id, type and status."""
+    """Say what a page holds, and its cursor, from what was stored."""
     before = read_cursor(cursor) if cursor else UUID(int=(1 << 128) - 1)
     window = limit + 1 if wanted.wants_all else max(window, limit + 1)
-    looked_at = [event for event in newest_first if event[0] < before][:window]
+    looked_at = [event for event in newest_first if event.id < before]
+    if wanted.status == "failed":
+        oldest_letter = first_id_of_day(now.date() - dt.timedelta(days=LETTERS_DAYS))
+        looked_at = [event for event in looked_at if event.has_letter or event.id < oldest_letter]
+    looked_at = looked_at[:window]
     found = [
-        event_id
-        for event_id, event_type, status in looked_at
-        if wanted.event_type in (None, event_type) and wanted.status in (None, status)
+        event.id
+        for event in looked_at
+        if wanted.event_type in (None, event.event_type) and wanted.status in (None, event.status)
     ]
     if len(found) > limit:
         return found[:limit], cursor_after(found[limit - 1])
-    return found, cursor_after(looked_at[-1][0]) if len(looked_at) == window else None
+    return found, cursor_after(looked_at[-1].id) if len(looked_at) == window else None
+
+
+async def store_and_settle(
+    database: Database, project_id: UUID, then: dt.datetime, chance: random.Random
+) -> list[Stored]:
+    """Store a dozen events of a time: five failed, of which one is pending again, one was mended, one is discarded."""
+    await ensure_partitions(database, now=then)
+    types = chance.choices(["click", "page_view", "rare"], [5, 4, 1], k=12)
+    ids = await store(database, project_id, *types, batch_id=UUID(int=id_at(then).int & ~0xFFFF))
+    failed = set(chance.sample(ids, 5))
+    await settle(database, project_id, sorted(failed), "failed")
+    again, mended, discarded, *_ = sorted(failed)
+    async with database.for_project(project_id) as connection:
+        await retry_event(connection, project_id, again)
+        await retry_event(connection, project_id, mended)
+        await discard_letters(connection, project_id, [discarded])
+    await settle(database, project_id, [mended], "processed", attempt=1)
+    now = dict.fromkeys(failed, "failed") | {again: "pending", mended: "processed"}
+    return [Stored(i, t, i in failed, now.get(i, "pending")) for i, t in zip(ids, types, strict=True)]
 
 
 async def test_pages_are_those_that_looking_at_each_event_gives(database: Database, project: Any) -> None:
     """Over spans of days, whatever the filter, limit and window: the same events, and the same cursors."""
     now = dt.datetime.now(dt.UTC)
     chance = random.Random(5)
-    stored: list[tuple[UUID, str, str]] = []
-    for days in (0, 1, 3, 20, 200):
-        await ensure_partitions(database, now=now - dt.timedelta(days=days))
-        types = chance.choices(["click", "page_view", "rare"], [5, 4, 1], k=12)
-        batch_id = UUID(int=id_at(now - dt.timedelta(days=days)).int & ~0xFFFF)
-        ids = await store(database, project.id, *types, batch_id=batch_id)
-        failed = set(chance.sample(ids, 3))
-        await settle(database, project.id, sorted(failed), "failed")
-        stored += [(i, t, "failed" if i in failed else "pending") for i, t in zip(ids, types, strict=True)]
-    stored.sort(reverse=True)
+    stored: list[Stored] = []
+    for days in (0, 1, 3, 20, LETTERS_DAYS + 1, 200):
+        stored += await store_and_settle(database, project.id, now - dt.timedelta(days=days), chance)
+    stored.sort(key=lambda event: event.id, reverse=True)
     filters = [EventFilter(), EventFilter(event_type="click"), EventFilter(event_type="rare")]
-    filters += [EventFilter(status="failed"), EventFilter("pending", "page_view"), EventFilter(event_type="no such")]
+    filters += [EventFilter("failed"), EventFilter("failed", "click"), EventFilter("failed", "no such")]
+    filters += [EventFilter("pending", "page_view"), EventFilter(event_type="no such")]
     for wanted, limit, window in itertools.product(filters, (1, 4, 11, 60), (2, 7, 12, 24, 60, 100)):
         options: dict[str, Any] = {"limit": limit, "window": window, "wanted": wanted, "now": now}
         cursor = None
         for _ in range(len(stored) + 1):
             one = await page(database, project.id, cursor=cursor, **options)
-            expected = expected_page(stored, limit=limit, window=window, wanted=wanted, cursor=cursor)
-            assert (ids_of([one]), one.next_cursor) == expected, (options, cursor)
+            assert (ids_of([one]), one.next_cursor) == expected_page(stored, cursor=cursor, **options), (
+                options,
+                cursor,
+            )
             if (cursor := one.next_cursor) is None:
                 break
         assert cursor is None
+
+
+async def test_failed_events_are_listed_until_they_are_handed_over_again(
+    database: Database, project: Any, other_project: Any
+) -> None:
+    """Whatever became of their letters: one that somebody discarded may be gone, a month later."""
+    failed = EventFilter(status="failed")
+    long_ago = dt.datetime.now(dt.UTC) - dt.timedelta(days=CLOSED_LETTERS_DAYS + 5)
+    await ensure_partitions(database, now=long_ago)
+    [old] = await store(database, project.id, "click", batch_id=UUID(int=id_at(long_ago).int & ~0xFFFF))
+    discarded, again = await store(database, project.id, "click", "click")
+    await settle(database, project.id, [old, discarded, again], "failed")
+    theirs = await store(database, other_project.id, "click")
+    await settle(database, other_project.id, theirs, "failed")
+    async with database.for_project(project.id) as connection:
+        assert await discard_letters(connection, project.id, [old, discarded]) == 2
+        await retry_event(connection, project.id, again)
+    async with database.across_projects() as connection:
+        await connection.execute("DELETE FROM dead_letters WHERE id = $1", old)
+    assert ids_of([await page(database, project.id, wanted=failed)]) == [discarded, old]
+    await settle(database, project.id, [again], "processed", attempt=1)
+    assert ids_of([await page(database, project.id, wanted=failed)]) == [discarded, old]
+    assert ids_of([await page(database, other_project.id, wanted=failed)]) == theirs
+
+
+async def test_few_that_failed_are_found_among_many(database: Database, project: Any) -> None:
+    """A page of them is full though more events than its window lie between each two."""
+    failed = []
+    for _ in range(4):
+        ids = await store(database, project.id, *["click"] * 30)
+        failed += ids[:1]
+    await settle(database, project.id, failed, "failed")
+    found = await page(database, project.id, limit=3, window=10, wanted=EventFilter(status="failed"))
+    assert ids_of([found]) == sorted(failed, reverse=True)[:3]
+    assert found.next_cursor == cursor_after(failed[1])
 
 
 class Counting:

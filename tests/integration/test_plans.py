@@ -304,6 +304,7 @@ FROM generate_series(1, $2::int) AS n
 """
 FILTER: list[tuple[Any, str]] = [("open", "text"), ("page_view", "text"), (None, "text"), (None, "text")]
 LETTERS_BY_TIME = "dead_letters_by_time"
+LETTERS_BY_ID = "dead_letters_project_id_id_key"
 
 
 def letter_bounds(month: Month) -> list[tuple[Any, str]]:
@@ -340,6 +341,18 @@ async def test_letters_are_read_in_the_order_of_their_index(many_letters: Month,
         (scan,) = [node for node in nodes(plan) if node.get("Index Name")]
         assert scan["Actual Rows"] <= 500
         assert "last_failed_at" in scan["Index Cond"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_what_failed_is_read_from_its_letters_newest_first(many_letters: Month, mode: str) -> None:
+    looked = scan(many_letters, events._OLDEST, events._NEWEST, "failed", 500, enough=50)
+    run = lambda c: explain(c, events._SCAN_LETTERS, looked, mode)  # noqa: E731
+    plan = await explain_as("boost_tenant", many_letters, run)
+    assert [node["Index Name"] for node in nodes(plan) if "Index Name" in node] == [LETTERS_BY_ID]
+    assert not [node for node in nodes(plan) if "Sort" in node["Node Type"]], json.dumps(plan, indent=1)
+    (index,) = [node for node in nodes(plan) if node.get("Index Name")]
+    assert index["Scan Direction"] == "Backward"
+    assert 50 <= index["Actual Rows"] <= 51
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -1,8 +1,8 @@
 """Intake, settling, sweeping and retries, in any order and with crashes between any two statements, against a model.
 
 What is known of an event is its row; what owns it is a batch or a retry. After every step, whatever was cut in it: each
-event is where it was or where the step takes it, each pending one has exactly one owner, and counters equal a fold
-over the rows. And at the end, when nothing is cut any more, everything settles.
+event is where it was or where the step takes it, each pending one has exactly one owner, each failed an open letter,
+and counters equal a fold over the rows. And at the end, when nothing is cut any more, everything settles.
 """
 
 from __future__ import annotations
@@ -394,6 +394,19 @@ class Events(RuleBasedStateMachine):
         }
 
     @invariant()
+    def every_failed_event_has_an_open_letter(self) -> None:
+        """And no other has: lists of what failed are read from letters."""
+        if not hasattr(self, "known"):
+            return
+
+        async def read() -> list[Any]:
+            async with self.database.across_projects() as connection:
+                return await connection.fetch("SELECT id FROM dead_letters WHERE status = 'open'")
+
+        failed_now = {event_id for event_id, known in self.known.items() if known.status == "failed"}
+        assert {row["id"] for row in self.do(read())} == failed_now
+
+    @invariant()
     def counters_equal_a_fold_over_the_rows(self) -> None:
         """Each event counts once: as processed, or as failed until it is processed."""
         if not hasattr(self, "known"):
@@ -431,6 +444,7 @@ class Events(RuleBasedStateMachine):
             self.sweep_stuck_all()
         assert {known.status for known in self.known.values()} <= {"processed", "failed"}
         self.every_pending_event_has_one_owner()
+        self.every_failed_event_has_an_open_letter()
         self.counters_equal_a_fold_over_the_rows()
 
     def sweep_stuck_all(self) -> None:

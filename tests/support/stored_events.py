@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from boost_streams.event_id import event_ids, new_batch_id
+from db.burial import Burial, bury_across_projects
 from db.intake import store_batch_across_projects
 from db.new_events import NewEvent
 from db.pool import Database
@@ -28,9 +29,16 @@ async def store(
 
 
 async def settle(database: Database, project_id: UUID, ids: list[UUID], status: Any, attempt: int = 0) -> set[UUID]:
-    """Move events that are pending at `attempt`; return those that moved."""
+    """Move events that are pending at `attempt`, with the letters of those that failed; return those that moved."""
     error = ERROR if status == "failed" else None
     moves = [Move(project_id, event_id, attempt, status, error=error) for event_id in ids]
     async with database.across_projects() as connection, connection.transaction():
-        moved = await move_events_across_projects(connection, moves)
-        return {event_id for event_id, _ in moved.attempts}
+        moved = {event_id for event_id, _ in (await move_events_across_projects(connection, moves)).attempts}
+        if status == "failed":
+            rows = await connection.fetch("SELECT id, event_type FROM events WHERE id = ANY($1::uuid[])", list(moved))
+            await bury_across_projects(connection, [_burial(project_id, *row, attempt + 1) for row in rows])
+        return moved
+
+
+def _burial(project_id: UUID, event_id: UUID, event_type: str, attempts: int) -> Burial:
+    return Burial(project_id, event_id, event_type, "tracking", "invalid", "url", "is required", attempts, None)
