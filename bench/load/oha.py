@@ -83,9 +83,14 @@ def oha_program() -> str:
 
 
 class OhaRun:
-    """One run of oha under way; `result` waits for it."""
+    """One run of oha under way; `result` waits for it.
 
-    def __init__(self, url: str, requests: Requests, *, rate: float, connections: int, seconds: float) -> None:
+    With `begin=False` it has read what it sends and waits for `begin`: reading takes half a second and more.
+    """
+
+    def __init__(
+        self, url: str, requests: Requests, *, rate: float, connections: int, seconds: float, begin: bool = True
+    ) -> None:
         self._seconds, self._due = seconds, rate * seconds
         self._fresh = _FreshLines(requests.bodies, round(self._due)) if requests.message_ids else None
         bodies = self._fresh.pipe if self._fresh else requests.bodies
@@ -94,9 +99,20 @@ class OhaRun:
         argv += ["-w", "-T", "application/json", "-Z", bodies]
         # One key for each run: oha sends the same headers with every request.
         argv += ["-H", f"x-api-key: {requests.keys[0]}", f"{url}{requests.path}"]
-        self._child = Child("oha", argv)
+        self._argv = argv
+        self._child: Child | None = None
         if self._fresh:
+            self._child = Child("oha", argv)
             self._fresh.wait_until_read(self._child)
+        if begin:
+            self.begin()
+
+    def begin(self) -> None:
+        """Send the first request now."""
+        if self._fresh:
+            self._fresh.end()
+        if self._child is None:
+            self._child = Child("oha", self._argv)
 
     def result(self) -> OhaAnswer:
         """Wait for the end and return what was measured.
@@ -105,6 +121,8 @@ class OhaRun:
             BenchError: A request was refused or got no answer, or the rate was not reached: no latency is worth much
                 then.
         """
+        if self._child is None:
+            raise BenchError("this run of oha has not begun")
         try:
             output = self._child.output(self._seconds + _GRACE_SECONDS)
         finally:
@@ -125,16 +143,22 @@ class _FreshLines:
         os.mkfifo(self.pipe)
         count = min(_MOST_LINES, _LINES_PER_REQUEST * due)
         lines = fresh_lines(bodies.read_bytes().splitlines(), count)
+        self._written, self._may_end = threading.Event(), threading.Event()
         self._writer = threading.Thread(target=self._write, args=(lines,), name="lines for oha", daemon=True)
         self._writer.start()
 
     def wait_until_read(self, reader: Child) -> None:
-        """Wait until all lines are read, and so what follows begins; or until the one who reads has ended."""
-        while self._writer.is_alive() and reader.running:
-            self._writer.join(_LOOK_SECONDS)
+        """Wait until all lines are read, but not their end; or until the one who reads has ended."""
+        while not self._written.wait(_LOOK_SECONDS) and reader.running:
+            pass
+
+    def end(self) -> None:
+        """Let the reader see the end of the lines, and so begin what it does with them."""
+        self._may_end.set()
 
     def forget(self) -> None:
         """Take the pipe away; its writer ends even if nobody ever read."""
+        self.end()
         os.close(os.open(self.pipe, os.O_RDONLY | os.O_NONBLOCK))
         self._writer.join()
         self._folder.cleanup()
@@ -143,6 +167,8 @@ class _FreshLines:
         with contextlib.suppress(BrokenPipeError), self.pipe.open("wb", buffering=0) as pipe:
             while some := list(itertools.islice(lines, _LINES_AT_ONCE)):
                 _write_all(pipe, b"".join(some))
+            self._written.set()
+            self._may_end.wait()
 
 
 def _write_all(pipe: FileIO, content: bytes) -> None:

@@ -79,13 +79,14 @@ def _measure_round(bench: Bench, name: str, *, message_ids: bool) -> tuple[OhaAn
         alone = _alone(bench, worker, requests)
         with bench.site.kafka_away():
             backlog = _accept(bench, worker, bench.batches(message_ids=message_ids))
-        return alone, backlog, _return(bench, worker, requests, backlog.events)
+            arrivals = _arrivals(bench, worker, requests, begin=False)
+        return alone, backlog, _return(worker, arrivals, backlog.events)
 
 
 def _alone(bench: Bench, worker: Deployment, requests: Requests) -> OhaAnswer:
     with ask(worker.url) as question:
         question.checkpoint()
-    answer = _arrivals(bench, worker, requests)
+    answer = _arrivals(bench, worker, requests).result()
     worker.wait_until_settled()
     return answer
 
@@ -114,12 +115,13 @@ def _accept(bench: Bench, worker: Deployment, batches: Requests) -> _Backlog:
     return _Backlog(stored, answered / seconds, refused)
 
 
-def _return(bench: Bench, worker: Deployment, requests: Requests, backlog: int) -> _Return:
+def _return(worker: Deployment, arrivals: OhaRun, backlog: int) -> _Return:
     """Watch the backlog from the broker's return on; as soon as it falls, send what was sent alone."""
     with BacklogSampler(worker.url, _SAMPLE_SECONDS) as sampler:
         sampler.wait_below(backlog, _FIRST_SECONDS)
         begin = sampler.elapsed
-        beside = _arrivals(bench, worker, requests)
+        arrivals.begin()
+        beside = arrivals.result()
         end = sampler.elapsed
         worker.wait_until_settled(_LAST_SECONDS)
         emptied = sampler.elapsed
@@ -127,9 +129,9 @@ def _return(bench: Bench, worker: Deployment, requests: Requests, backlog: int) 
     return _Return(drain, beside, drain.share_of(begin, end), emptied)
 
 
-def _arrivals(bench: Bench, worker: Deployment, requests: Requests) -> OhaAnswer:
+def _arrivals(bench: Bench, worker: Deployment, requests: Requests, *, begin: bool = True) -> OhaRun:
     seconds = bench.effort.seconds
-    return OhaRun(worker.address, requests, rate=RATE, connections=CONNECTIONS, seconds=seconds).result()
+    return OhaRun(worker.address, requests, rate=RATE, connections=CONNECTIONS, seconds=seconds, begin=begin)
 
 
 def _drain_values(backlog: _Backlog, back: _Return) -> dict[str, float]:

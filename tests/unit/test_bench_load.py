@@ -139,6 +139,32 @@ def test_lines_go_to_oha_through_a_pipe_that_is_gone_afterwards(
     assert not Path((tmp_path / "pipe").read_text().strip()).parent.exists()
 
 
+@pytest.mark.parametrize("message_ids", [False, True])
+def test_a_run_that_is_ready_sends_nothing_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message_ids: bool
+) -> None:
+    """What stands for oha begins, as oha does, when it has read to the end of the lines."""
+    program, begun = tmp_path / "oha", tmp_path / "begun"
+    program.write_text(
+        "#!/bin/sh\n"
+        'while [ "$1" != -Z ]; do shift; done\n'
+        f'cat "$2" > /dev/null; touch {begun}\n'
+        f"cat <<END\n{_oha()}\nEND\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    requests = wrk.Requests(write_bodies(tmp_path / "events.jsonl", 20), ["key"], message_ids=message_ids)
+
+    run = oha.OhaRun("http://x", requests, rate=100, connections=1, seconds=2, begin=False)
+    if run._fresh:
+        run._fresh._writer.join(0.2)
+        assert run._fresh._writer.is_alive()
+    assert not begun.exists()
+    run.begin()
+    assert run.result().requests == 600
+    assert begun.exists()
+
+
 def test_an_oha_that_ends_at_once_is_an_error_and_leaves_no_pipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
