@@ -52,7 +52,7 @@ meanwhile, for two or three times what it costs afterwards. PostgreSQL writes ov
 one that has run for a while does. After each round of rows that store anything the page cache is dropped: a virtual
 machine whose memory its host takes back pays eight times as much for writing a page once the cache has grown by some
 gigabytes, and only what stores anything pays it (`bench/page_cache.py`). Rows of listing find the cache of a server
-that runs; right after it was dropped their p99 was 1.5 ms (newest), 113 (failed) and 35 (type).
+that runs; right after it was dropped their p99 was 1.5 ms (newest) and 35 (type).
 """
 _REPEAT = """## How to repeat it
 
