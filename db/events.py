@@ -40,35 +40,32 @@ _COLUMNS = (
     "e.payload, e.occurred_at, e.original_timestamp, e.received_at, e.settled_at, e.error"
 )
 _BY_ID = f"SELECT {_COLUMNS} FROM events e WHERE e.project_id = $1 AND e.id = $2"  # noqa: S608 - column names
-# Looks at events newest first until $7 are found, or $6 were looked at, or the span ends. Gives back what is wanted and
-# the last one looked at, not a row for each of 2,000: those took a worker half a millisecond a page, and where the heap
-# is not frozen as a worker's is, the collector came every sixty pages for 40 ms. PostgreSQL looks at one in 2.5 µs.
-_SCAN = """
+
+
+def _looking(table: str, wanted: str) -> str:
+    """Return a statement that looks at rows newest first until $7 are found, or $6 were looked at, or the span ends.
+
+    It gives back what is wanted and the last one looked at, not a row for each of 2,000: those took a worker half a
+    millisecond a page, and where the heap is not frozen as a worker's is, the collector came every sixty pages for
+    40 ms. PostgreSQL looks at one in 2.5 µs.
+    """
+    return f"""
 SELECT looked.id, looked.wanted, looked.number
 FROM (
-    SELECT e.id, ($4::text IS NULL OR e.status = $4) AND ($5::text IS NULL OR e.event_type = $5) AS wanted,
-        row_number() OVER newest_first AS number, lead(e.id) OVER newest_first IS NULL AS is_last
+    SELECT r.id, {wanted} AND ($5::text IS NULL OR r.event_type = $5) AS wanted,
+        row_number() OVER newest_first AS number, lead(r.id) OVER newest_first IS NULL AS is_last
     FROM (
-        SELECT e.id, e.status, e.event_type FROM events e WHERE e.project_id = $1 AND e.id >= $2 AND e.id < $3
-        ORDER BY e.id DESC LIMIT $6
-    ) e WINDOW newest_first AS (ORDER BY e.id DESC)
+        SELECT r.id, r.status, r.event_type FROM {table} r WHERE r.project_id = $1 AND r.id >= $2 AND r.id < $3
+        ORDER BY r.id DESC LIMIT $6
+    ) r WINDOW newest_first AS (ORDER BY r.id DESC)
 ) looked
 WHERE looked.wanted OR looked.is_last ORDER BY looked.id DESC LIMIT $7
-"""
-# The same for what failed, from its letters: an event fails and has its letter in one transaction (docs/adr/0034).
-_SCAN_LETTERS = """
-SELECT looked.id, looked.wanted, looked.number
-FROM (
-    SELECT d.id, d.status IN ('open', 'discarded') AND $4::text = 'failed'
-            AND ($5::text IS NULL OR d.event_type = $5) AS wanted,
-        row_number() OVER newest_first AS number, lead(d.id) OVER newest_first IS NULL AS is_last
-    FROM (
-        SELECT d.id, d.status, d.event_type FROM dead_letters d WHERE d.project_id = $1 AND d.id >= $2 AND d.id < $3
-        ORDER BY d.id DESC LIMIT $6
-    ) d WINDOW newest_first AS (ORDER BY d.id DESC)
-) looked
-WHERE looked.wanted OR looked.is_last ORDER BY looked.id DESC LIMIT $7
-"""
+"""  # noqa: S608 - only names and conditions of our own are put in
+
+
+_SCAN = _looking("events", "($4::text IS NULL OR r.status = $4)")
+# An event fails and has its letter in one transaction (docs/adr/0034).
+_SCAN_LETTERS = _looking("dead_letters", "r.status IN ('open', 'discarded') AND $4::text = 'failed'")
 # The bounds $3 and $4 prune partitions. The status is asked again: it may have moved on since the scan.
 _BY_IDS = f"""
 SELECT {_COLUMNS} FROM events e
